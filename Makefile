@@ -1,0 +1,189 @@
+# sonde: a sampling profiler and APM agent that rides inside a server.
+#
+#   make demo      everything from nothing: install, build, run the demo under load, open the page it prints
+#   make test      install, build and run every test
+#   make help      the rest
+#
+# Variants: SAN=address,undefined | SAN=thread | COV=1 | DEBUG=1     Also: WERROR=1 V=1 CC=clang PREFIX=/usr
+# Each variant builds in its own build/<variant>/, so they never mix.
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+CC         = cc
+PKG_CONFIG ?= pkg-config
+PREFIX     ?= /usr/local
+CFLAGS     ?= -g
+VERSION    := 0.1.0
+
+comma   := ,
+VARIANT := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),$(if $(COV),cov,$(if $(DEBUG),debug,release)))
+B       := build/$(VARIANT)
+
+# ---- Flags: ours first, the user's CFLAGS and LDFLAGS last so that they win ----
+
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+        -Wundef -Wformat=2 -Wwrite-strings -Wcast-qual -Wimplicit-fallthrough $(if $(WERROR),-Werror)
+MODE := $(if $(SAN),-O1 -fsanitize=$(SAN) -fno-sanitize-recover=all,$(if $(COV),-O0 --coverage,$(if $(DEBUG),-Og -DSONDE_DEBUG,-O2)))
+
+CPPFLAGS_ALL = -D_GNU_SOURCE -DSONDE_VERSION='"$(VERSION)"' -Iinclude -I. -isystem build/gen -MMD -MP $(CPPFLAGS_MORE) $(CPPFLAGS)
+CFLAGS_ALL   = -std=gnu11 -pthread $(MODE) $(WARN) $(CFLAGS_MORE) $(CFLAGS)
+LDFLAGS_ALL  = -pthread $(MODE) $(LDFLAGS)
+
+# The agent lives in other people's processes: hide every symbol that is not exported on purpose, use the TLS model whose
+# accesses never allocate, and keep unwind tables so that cancellation and C++ exceptions pass through our wrappers.
+AGENT_CFLAGS  := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fasynchronous-unwind-tables
+AGENT_LDFLAGS := -Wl,-z,defs,-z,now,-z,relro,-z,nodelete,-z,initfirst,--exclude-libs,ALL -static-libgcc
+AGENT_LIBS    := -l:libprotobuf-c.a
+
+# Lazy: a fresh machine has none of these before `make deps` ran.
+SERVER_LIBS = $(shell $(PKG_CONFIG) --libs libmicrohttpd sqlite3 libprotobuf-c libdw libelf libzstd zlib jansson libcurl) -l:libiberty.a -lm
+DEMO_LIBS   = $(shell $(PKG_CONFIG) --libs libmicrohttpd) -lm
+TEST_LIBS   = $(shell $(PKG_CONFIG) --libs cmocka libunwind) -ldl
+
+# ---- What is made of what ----
+
+obj     = $(patsubst %.c,$(B)/%.o,$(1))
+PROTO  := $(B)/gen/sonde.pb-c.o
+SIG    := $(call obj,$(wildcard agent/sig/*.c))
+AGENT  := $(SIG) $(call obj,$(wildcard agent/*.c agent/hook/*.c agent/core/*.c))
+# Files that define names of libc: linked into libsonde.so only, never into a test program.
+INTERPOSERS := $(call obj,$(wildcard agent/hook/io.c agent/hook/lock.c agent/hook/sleep.c agent/hook/thread.c agent/hook/process.c))
+SERVER := $(call obj,$(filter-out server/main.c,$(wildcard server/*.c)))
+DEMO   := $(call obj,$(wildcard examples/demo/*.c))
+UNIT   := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
+BENCH  := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+FUZZ   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+SUBJECTS := $(patsubst %.c,$(B)/%,$(wildcard tests/subjects/*.c))
+EMBED  := $(patsubst %.c,$(B)/%,$(wildcard examples/embed/*.c))
+OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(EMBED:=.o)
+
+all: $(B)/libsonde.so $(B)/sonde $(B)/sonde-demo ## Build the agent, the collector and the demo server
+
+$(AGENT): CFLAGS_MORE = $(AGENT_CFLAGS)
+$(SUBJECTS:=.o) $(DEMO): CFLAGS_MORE = -fomit-frame-pointer
+
+$(B)/libsonde.so: $(AGENT) $(PROTO)
+	$(call say,LD)$(CC) -shared $(AGENT_LDFLAGS) $(LDFLAGS_ALL) -o $@ $^ $(AGENT_LIBS)
+
+$(B)/sonde: $(B)/server/main.o $(SERVER) $(PROTO)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SERVER_LIBS)
+
+$(B)/sonde-demo: $(DEMO)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(DEMO_LIBS)
+
+# Archives, so that a test program takes just the objects it names.
+$(B)/agent.a: $(filter-out $(INTERPOSERS),$(AGENT))
+	$(call say,AR)rm -f $@ && ar rcs $@ $^
+$(B)/server.a: $(SERVER)
+	$(call say,AR)rm -f $@ && ar rcs $@ $^
+
+$(UNIT) $(BENCH) $(FUZZ): %: %.o $(B)/agent.a $(B)/server.a $(PROTO)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) $(if $(findstring fuzz_,$@),$(FUZZ_LDFLAGS)) -o $@ $< $(B)/agent.a $(B)/server.a $(PROTO) $(SERVER_LIBS) $(TEST_LIBS)
+
+$(SUBJECTS) $(EMBED): %: %.o
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $< -lm -ldl
+
+$(OBJS): $(B)/%.o: %.c Makefile | build/gen/sonde.pb-c.h
+	@mkdir -p $(@D)
+	$(call say,CC)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -c -o $@ $<
+
+# The generated code is not held to our warnings.
+build/gen/sonde.pb-c.h build/gen/sonde.pb-c.c &: include/sonde.proto
+	@mkdir -p $(@D)
+	$(call say,GEN)protoc-c --proto_path=include --c_out=build/gen include/sonde.proto
+$(PROTO): build/gen/sonde.pb-c.c build/gen/sonde.pb-c.h
+	@mkdir -p $(@D)
+	$(call say,CC)$(CC) -std=gnu11 $(MODE) -g -fPIC -fvisibility=hidden -Ibuild/gen -c -o $@ $<
+
+# ---- The page: two single files that the collector carries inside ----
+
+VIEWER_SRC := $(shell find viewer/src -type f 2>/dev/null) viewer/build.mjs viewer/package.json
+viewer: build/viewer/dashboard.html ## Build the page
+build/viewer/dashboard.html build/viewer/report.html &: $(VIEWER_SRC) viewer/node_modules/.installed
+	$(call say,ESB)cd viewer && node build.mjs --out ../build/viewer
+viewer/node_modules/.installed: viewer/package.json viewer/package-lock.json
+	@echo "  NPM   installing the page's modules (see viewer/package.json)"
+	@cd viewer && npm ci --no-audit --no-fund --silent && touch node_modules/.installed
+$(B)/server/assets.o: build/viewer/dashboard.html build/viewer/report.html
+
+-include $(OBJS:.o=.d)
+
+# ---- What a newcomer runs ----
+
+deps: ## Install the Debian packages and npm modules that are missing
+	@.ci/deps
+
+demo: ## Collector, demo server under the agent, load, and the answer; DEMO_SECONDS=20 stops by itself
+	@.ci/deps
+	@$(MAKE) --no-print-directory all
+	@B=$(B) examples/demo/run.sh
+
+test: ## Install, build and run every test; the last line counts them
+	@.ci/deps
+	@$(MAKE) --no-print-directory check
+
+check: all lint $(UNIT) $(SUBJECTS) $(EMBED) $(FUZZ)
+	@B=$(B) tests/run unit embed fuzz page e2e
+
+unit: $(UNIT) $(SUBJECTS) ## Only the unit tests
+	@B=$(B) tests/run unit
+e2e: all $(SUBJECTS) ## Only the end-to-end tests
+	@B=$(B) tests/run e2e
+page: all ## Only the tests of the page
+	@B=$(B) tests/run page
+fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address it searches
+	@B=$(B) tests/run fuzz
+bench: all $(BENCH) $(SUBJECTS) ## Measure, beside our peers
+	@for b in $(BENCH); do echo "== $${b##*/}"; $$b || exit 1; done
+
+# ---- Lint ----
+
+C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+lint: check-signal-safe check-exports check-tls ## Formats, static analysis, and the agent's own rules
+	@clang-format --dry-run -Werror $(C_FILES)
+	@cppcheck --quiet --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	    --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches -D__x86_64__ -D__linux__ -D_GNU_SOURCE -Iinclude -I. agent server examples
+	@shellcheck .ci/run .ci/deps tests/run $(shell git ls-files --cached --others --exclude-standard '*.sh')
+	@echo "  LINT  clean"
+
+tidy: ## clang-tidy over agent and server (minutes)
+	@clang-tidy --quiet $(filter %.c,$(filter agent/% server/%,$(C_FILES))) -- -D_GNU_SOURCE -DSONDE_VERSION='""' -std=gnu11 -Iinclude -I. -isystem build/gen
+
+format: ## Format every C file
+	@clang-format -i $(C_FILES)
+
+check-signal-safe: $(SIG) ## agent/sig may call only what tests/signal_safe.allow lists
+	@ld -r -o $(B)/sig.o $^
+	@nm -u $(B)/sig.o | awk '{print $$2}' | sort -u > $(B)/sig.calls
+	@sed 's/ *#.*//; /^$$/d' tests/signal_safe.allow | sort -u | comm -13 - $(B)/sig.calls | \
+	    awk '{print "  not on the allow-list of the signal path: " $$0; bad = 1} END {exit bad}'
+
+check-exports: $(B)/libsonde.so ## The agent exports exactly tests/exports.expected
+	@nm -D --defined-only $< | awk '{print $$3}' | sed 's/@.*//' | sort -u | diff -u tests/exports.expected -
+
+check-tls: $(B)/libsonde.so ## The agent's thread-local storage is initial-exec and at most 128 bytes
+	@! nm -D $< | grep -q __tls_get_addr || { echo "  libsonde.so uses dynamic TLS"; exit 1; }
+	@readelf -lW $< | awk '$$1 == "TLS" && strtonum($$6) > 128 {print "  libsonde.so has " strtonum($$6) " bytes of TLS"; exit 1}'
+
+# ---- Install ----
+
+install: all ## Put sonde, libsonde.so, sonde.h and sonde.pc under PREFIX
+	install -Dm755 $(B)/sonde $(DESTDIR)$(PREFIX)/bin/sonde
+	install -Dm755 $(B)/libsonde.so $(DESTDIR)$(PREFIX)/lib/libsonde.so
+	install -Dm644 include/sonde.h $(DESTDIR)$(PREFIX)/include/sonde.h
+	@mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	@printf 'prefix=%s\nlibdir=$${prefix}/lib\nincludedir=$${prefix}/include\nagent=$${libdir}/libsonde.so\n\nName: sonde\nDescription: sampling profiler and APM agent; preload $${libdir}/libsonde.so\nVersion: %s\nCflags: -I$${includedir}\n' \
+	    '$(PREFIX)' '$(VERSION)' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/sonde.pc
+
+clean: ## Remove every build product
+	rm -rf build
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+
+.PHONY: all demo test check unit e2e page fuzz bench lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
+
+say = $(if $(V),,@printf '  %-4s  %s\n' $(1) $(@:$(B)/%=%);)
