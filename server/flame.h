@@ -10,15 +10,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { STATE_QUEUE, STATE_CPU, STATE_RUNQ, STATE_IO, STATE_LOCK, STATE_SLEEP, STATE_LOOP, STATE_OTHER, STATE_COUNT };
+enum {
+	STATE_QUEUE,
+	STATE_CPU,
+	STATE_RUNQ,
+	STATE_IO,
+	STATE_LOCK,
+	STATE_SLEEP,
+	STATE_LOOP,
+	STATE_OTHER,
+	STATE_COUNT
+};
 #define STATES_ALL ((1u << STATE_COUNT) - 1)
+
+/* At about 150 bytes each. Past it time stays with the caller, and flame->refused counts. */
+#define FLAME_NODES_MAX 4000000
 
 /** "queue", "cpu", "runq", "io", "lock", "sleep", "loop", "other". */
 extern const char *const state_names[STATE_COUNT];
 
 /* Strings belong to the flame. */
 struct flame_function {
-	const char *name;        /* demangled; "libc.so.6+0x1234" when there is no symbol; never NULL */
+	const char *name;        /* demangled; "libc.so.6+0x1234" without a symbol; never NULL */
 	const char *system_name; /* as in the symbol table; same as name when not mangled */
 	const char *module;      /* base name of the file, "" for markers such as "[queue]" */
 	const char *module_path; /* "" for markers */
@@ -41,10 +54,12 @@ struct flame_node {
 struct flame {
 	struct flame_function *functions; /* [0] is "all" */
 	uint32_t function_count;
-	struct flame_node *nodes; /* after flame_finish(): depth-first pre-order, children by total, largest first */
+	/* After flame_finish(): depth-first pre-order, children by total, largest first. */
+	struct flame_node *nodes;
 	uint32_t node_count;
 	uint64_t total_ns[STATE_COUNT];
 	uint64_t requests, samples;
+	uint64_t refused;          /* flame_child() calls past FLAME_NODES_MAX */
 	struct flame_index *index; /* private to flame.c */
 };
 
@@ -57,10 +72,10 @@ void flame_destroy(struct flame *flame);
 /** The index of a function equal to @f (name, module, file, line, inlined), added when new; strings are copied. -ENOMEM. */
 int64_t flame_function(struct flame *flame, const struct flame_function *f);
 
-/** The child of node @parent that shows @function, added when new. -ENOMEM. */
+/** The child of node @parent that shows @function, added when new; @parent itself past FLAME_NODES_MAX. -ENOMEM. */
 int64_t flame_child(struct flame *flame, uint32_t parent, uint32_t function);
 
-/** Add time and samples to node @node. */
+/** Add time and samples to node @node. Sums stop at UINT64_MAX instead of wrapping. */
 void flame_add(struct flame *flame, uint32_t node, unsigned state, uint64_t ns, uint64_t samples);
 
 /** Sum totals and sort. Returns 0 or -ENOMEM. After this only reading is allowed. */
