@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The public header and its examples, without the agent: they build against include/ alone, as C and as C++, link against
 # nothing, and run.
+# shellcheck disable=SC2317 # check calls the functions
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 : "${B:=build/release}" "${CC:=cc}"
 scratch=$(mktemp -d -t sonde-embed.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
@@ -26,8 +27,8 @@ strict=(-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Werr
 
 header_is_c11() { echo '#include <sonde.h>' | "$CC" "${strict[@]}" -std=c11 -fsyntax-only -xc -; }
 header_is_cxx() {
-	local cxx=${CXX:-g++}
-	command -v "$cxx" >/dev/null || cxx="$CC"
+	local cxx
+	cxx=$(command -v ${CXX:+"$CXX"} g++ clang++ | head -n 1)
 	printf '#include <sonde.h>\nint main() { sonde_request r = sonde_begin("x"); sonde_end(r, 0); return 0; }\n' |
 		"$cxx" -Wall -Wextra -Wpedantic -Werror -Iinclude -xc++ -fsyntax-only -
 }
