@@ -11,6 +11,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Caps; symbolizer_refused() counts what they cost. */
+#define SYMBOLIZE_MODULES_MAX       4096
+#define SYMBOLIZE_ADDRESSES_MAX     1000000      /* past it a new address gets its module's name */
+#define SYMBOLIZE_STRINGS_MAX_BYTES (256u << 20) /* names and files, each kept once */
+#define SYMBOLIZE_NAME_MAX          1024         /* longer names end in "..." */
+#define SYMBOLIZE_OPEN_MAX          128 /* modules open; the least recently used is closed */
+#define SYMBOLIZE_OPEN_MAX_BYTES    (2ull << 30) /* of their debug information */
+
 struct symbolizer;
 
 struct symbol {
@@ -29,7 +37,10 @@ void symbolizer_destroy(struct symbolizer *s);
  * build-id differs is not used). @pid: when not 0, /proc/PID/root is tried for the path as well.
  * *@out: innermost first, one or more entries, owned by @s and valid until symbolizer_destroy(). Returns their number.
  */
-size_t symbolizer_lookup(struct symbolizer *s, const char *path, const char *build_id, uint32_t pid, uint64_t address,
-                         const struct symbol **out);
+size_t symbolizer_lookup(struct symbolizer *s, const char *path, const char *build_id, uint32_t pid,
+			 uint64_t address, const struct symbol **out);
+
+/** How often a cap refused something, of any file, so far. */
+uint64_t symbolizer_refused(struct symbolizer *s);
 
 #endif
