@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The walk itself, and the hand-over of tables from the agent's thread to walks on any thread.
+ *
+ * Threads: unwind_walk() on any, many at a time, in signal handlers; publishing on one.
+ */
+#include "agent/sig/unwind.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+
+#include "agent/sig/poison.h"
+
+/* The walk reads other functions' frames, redzones too: not for a sanitizer to judge. */
+#define UNWIND_RAW __attribute__((no_sanitize("address", "undefined", "thread")))
+
+const char *const unwind_end_names[UNWIND_END_COUNT] = {
+	[UNWIND_COMPLETE] = "complete",
+	[UNWIND_TRUNCATED] = "truncated",
+	[UNWIND_NO_RULE] = "no rule",
+	[UNWIND_FOREIGN_STACK] = "foreign stack",
+};
+
+/* ---- Hand-over ---- */
+
+/*
+ * A walk counts itself in before it loads the table. So once a counter has been seen at zero after a table was taken
+ * down, no walk counted there holds it, and one seen zero in both counters is held by nobody. New walks use the counter of
+ * the epoch's parity; turning the epoch lets the other one run empty, however busy the process is.
+ */
+static struct {
+	/* publisher exchanges, walks load; both seq_cst, as are the counters: each side must see the other's store */
+	_Atomic(struct unwind_table *) table;
+	atomic_uint epoch;
+	struct {
+		_Alignas(64) atomic_uint walks;
+	} reader[2];
+	/* publishing thread */
+	struct {
+		struct unwind_table *table;
+		unsigned drained; /* bit per reader counter seen at zero since it was taken down */
+	} retired[UNWIND_RETIRED_MAX];
+	unsigned n_retired;
+} shared;
+
+unsigned unwind_reclaim(void)
+{
+	unsigned kept = 0, zero = 0;
+
+	if (!shared.n_retired)
+		return 0;
+	for (unsigned i = 0; i < 2; i++)
+		if (!atomic_load_explicit(&shared.reader[i].walks, memory_order_seq_cst))
+			zero |= 1u << i;
+	for (unsigned i = 0; i < shared.n_retired; i++) {
+		shared.retired[i].drained |= zero;
+		if (shared.retired[i].drained == 3)
+			shared.retired[i].table->release(shared.retired[i].table);
+		else
+			shared.retired[kept++] = shared.retired[i];
+	}
+	shared.n_retired = kept;
+	if (kept)
+		atomic_fetch_add_explicit(&shared.epoch, 1, memory_order_relaxed);
+	return kept;
+}
+
+int unwind_publish(struct unwind_table *table)
+{
+	struct unwind_table *old;
+
+	if (unwind_reclaim() == UNWIND_RETIRED_MAX)
+		return -EBUSY;
+	old = atomic_exchange_explicit(&shared.table, table, memory_order_seq_cst);
+	if (old) {
+		shared.retired[shared.n_retired].table = old;
+		shared.retired[shared.n_retired++].drained = 0;
+		unwind_reclaim();
+	}
+	return 0;
+}
+
+void unwind_after_fork(void)
+{
+	for (unsigned i = 0; i < 2; i++)
+		atomic_store_explicit(&shared.reader[i].walks, 0, memory_order_relaxed);
+}
+
+#if defined(__x86_64__)
+
+#  define REG_DWARF_FP 6
+#  define REG_DWARF_SP 7
+
+/* The kernel's struct rt_sigframe as seen by the handler's return: sp points at its ucontext. */
+#  define SIGNAL_GREGS offsetof(ucontext_t, uc_mcontext.gregs)
+
+/* DWARF's register numbers to those of gregset_t. */
+static const uint8_t greg_of_dwarf[16] = {
+	REG_RAX, REG_RDX, REG_RCX, REG_RBX, REG_RSI, REG_RDI, REG_RBP, REG_RSP,
+	REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+};
+
+void unwind_regs_from(struct unwind_regs *regs, const void *context)
+{
+	const ucontext_t *uc = context;
+
+	regs->pc = (uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
+	regs->sp = (uintptr_t)uc->uc_mcontext.gregs[REG_RSP];
+	regs->fp = (uintptr_t)uc->uc_mcontext.gregs[REG_RBP];
+	regs->all = uc->uc_mcontext.gregs;
+}
+
+/* ---- Reading the stack ---- */
+
+struct view {
+	uintptr_t low, words; /* what may be read: aligned words from low on */
+	uintptr_t delta;      /* from a stack address to where the word is */
+	bool cut;             /* the copy ends before the stack does */
+};
+
+struct frame {
+	uintptr_t sp, fp;
+	const greg_t *all; /* NULL but in the first frame and in one that a signal interrupted */
+};
+
+/* A load of any alignment, of memory that is of any type. */
+struct any_word {
+	uintptr_t value;
+} __attribute__((packed, may_alias));
+
+/* Turning the low bits to the top makes a misaligned distance a huge one: one comparison checks both. */
+UNWIND_RAW static inline bool view_load(const struct view *v, uintptr_t addr, uintptr_t *value)
+{
+	uintptr_t at = addr - v->low;
+
+	if (__builtin_expect((at >> 3 | at << 61) >= v->words, 0))
+		return false;
+	*value = ((const struct any_word *)(addr + v->delta))->value;
+	return true;
+}
+
+/*
+ * Nothing below the stack pointer is anybody's but the red zone, where a frame pointer just popped still lies while the
+ * tables say that it is there. The kernel stepped over it to deliver our signal, so it is mapped.
+ */
+#  define RED_ZONE 128
+
+static bool view_init(struct view *v, const struct unwind_stack *s, uintptr_t sp,
+		      enum unwind_end *end)
+{
+	uintptr_t low = s->low, high = s->high;
+
+	*end = UNWIND_FOREIGN_STACK;
+	if (sp < low || sp >= high)
+		return false;
+	if (sp - low > RED_ZONE)
+		low = sp - RED_ZONE;
+	v->delta = 0;
+	v->cut = false;
+	if (s->copy) {
+		v->delta = (uintptr_t)s->copy - s->copy_low;
+		if (low < s->copy_low)
+			low = s->copy_low;
+		if (high - s->copy_low > s->copy_bytes) {
+			high = s->copy_low + s->copy_bytes;
+			v->cut = true;
+		}
+		*end = UNWIND_TRUNCATED;
+		if (sp < s->copy_low || sp >= high)
+			return false;
+	}
+	v->low = (low + 7) & ~(uintptr_t)7;
+	v->words = high > v->low ? (high - v->low) / 8 : 0;
+	return true;
+}
+
+/* ---- Finding the rule ---- */
+
+UNWIND_RAW static inline bool span_has(const struct unwind_span *span, uintptr_t pc)
+{
+	return pc - span->low < span->high - span->low;
+}
+
+UNWIND_RAW static const struct unwind_span *span_find(const struct unwind_table *table,
+						      uintptr_t pc)
+{
+	const struct unwind_span *span = table->span;
+	unsigned n = table->n_spans;
+
+	if (!n)
+		return NULL;
+	while (n > 1) {
+		unsigned half = n / 2;
+
+		span = span[half].low <= pc ? span + half : span;
+		n -= half;
+	}
+	return span_has(span, pc) ? span : NULL;
+}
+
+UNWIND_RAW static inline uint32_t span_rule(const struct unwind_span *span, uintptr_t pc)
+{
+	uint32_t at = (uint32_t)(pc - span->low);
+	const uint32_t *page = span->page + (at >> UNWIND_PAGE_SHIFT);
+	const struct unwind_row *row = span->row + page[0];
+	uint32_t n = page[1] - page[0] + 1;
+
+	while (n > 1) {
+		uint32_t half = n / 2;
+
+		row = row[half].pc <= at ? row + half : row;
+		n -= half;
+	}
+	return row->rule;
+}
+
+/* ---- Rules ---- */
+
+UNWIND_RAW static bool reg_get(const struct frame *f, unsigned reg, uintptr_t *value)
+{
+	if (reg == REG_DWARF_SP)
+		*value = f->sp;
+	else if (reg == REG_DWARF_FP)
+		*value = f->fp;
+	else if (f->all && reg < 16)
+		*value = (uintptr_t)f->all[greg_of_dwarf[reg]];
+	else
+		return false;
+	return true;
+}
+
+/* The CFA and the caller's fp by a wide rule; false when the stack or the registers do not say. */
+UNWIND_RAW static bool wide_apply(const struct unwind_wide *w, const struct view *v,
+				  const struct frame *f, uintptr_t *cfa, uintptr_t *fp)
+{
+	uintptr_t base;
+
+	if (!reg_get(f, w->cfa_reg, &base))
+		return false;
+	*cfa = base + (uintptr_t)(intptr_t)w->cfa_offset;
+	if (w->cfa_deref) {
+		if (!view_load(v, *cfa, cfa))
+			return false;
+		*cfa += (uintptr_t)(intptr_t)w->cfa_add;
+	}
+	switch (w->fp_how) {
+	case UNWIND_FP_KEPT:
+		return true;
+	case UNWIND_FP_AT_CFA:
+		return view_load(v, *cfa + (uintptr_t)(intptr_t)w->fp_offset, fp);
+	case UNWIND_FP_AT_REG:
+		return reg_get(f, w->fp_reg, &base) &&
+		       view_load(v, base + (uintptr_t)(intptr_t)w->fp_offset, fp);
+	case UNWIND_FP_IN_REG:
+		return reg_get(f, w->fp_reg, fp);
+	default:
+		*fp = 0;
+		return true;
+	}
+}
+
+/* Go on where a signal interrupted: on this stack and further up, or we would not know that the walk ends. */
+UNWIND_RAW static bool signal_apply(const struct view *v, struct frame *f, uintptr_t *pc)
+{
+	uintptr_t gregs = f->sp + SIGNAL_GREGS, sp, last;
+
+	if (!view_load(v, gregs + sizeof(greg_t) * REG_RSP, &sp) ||
+	    !view_load(v, gregs + sizeof(greg_t) * REG_RBP, &f->fp) ||
+	    !view_load(v, gregs + sizeof(greg_t) * REG_RIP, pc) ||
+	    !view_load(v, gregs + sizeof(greg_t) * (NGREG - 1), &last))
+		return false;
+	if (sp <= f->sp || sp - v->low >= v->words * 8)
+		return false;
+	f->sp = sp;
+	f->all = (const greg_t *)(gregs + v->delta);
+	return true;
+}
+
+/* Why a step failed that wanted the frame at @cfa. */
+static enum unwind_end end_of(const struct view *v, const struct unwind_stack *s, uintptr_t sp,
+			      uintptr_t cfa)
+{
+	if (cfa < s->low || cfa > s->high)
+		return UNWIND_FOREIGN_STACK;
+	return v->cut && cfa > sp && cfa - v->low > v->words * 8 ? UNWIND_TRUNCATED
+								 : UNWIND_NO_RULE;
+}
+
+UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct unwind_regs *regs,
+				const struct unwind_stack *stack, uintptr_t *pcs, unsigned max,
+				enum unwind_end *end)
+{
+	struct frame f = { regs->sp, regs->fp, regs->all };
+	const struct unwind_span *span = NULL;
+	uintptr_t pc = regs->pc;
+	struct view v;
+	unsigned n = 1;
+
+	pcs[0] = pc;
+	if (!view_init(&v, stack, f.sp, end))
+		return n;
+	for (;;) {
+		uintptr_t cfa, ra, fp = f.fp;
+		uint32_t rule;
+
+		/* most callers are in the module of their callee */
+		if (!span || !span_has(span, pc))
+			span = table ? span_find(table, pc) : NULL;
+		rule = span ? span_rule(span, pc) : UNWIND_NONE;
+		cfa = (uintptr_t)(rule >> UNWIND_CFA_SHIFT & UNWIND_CFA_WORDS) * 8;
+		switch (rule & UNWIND_KIND_MASK) {
+		case UNWIND_SP:
+			cfa += f.sp;
+			break;
+		case UNWIND_FP:
+			cfa += f.fp;
+			break;
+		case UNWIND_PLT:
+			cfa = f.sp + 8 + ((pc & 15) >= rule >> UNWIND_ARG_SHIFT ? 8 : 0);
+			rule = 0;
+			break;
+		case UNWIND_WIDE:
+			if (!wide_apply(&span->wide[rule >> UNWIND_ARG_SHIFT], &v, &f, &cfa, &fp))
+				goto no_rule;
+			rule = 0;
+			break;
+		case UNWIND_SIGNAL:
+			cfa = f.sp;
+			if (!signal_apply(&v, &f, &pc)) {
+				*end = v.cut ? UNWIND_TRUNCATED : UNWIND_FOREIGN_STACK;
+				return n;
+			}
+			goto caller;
+		case UNWIND_ROOT:
+			*end = UNWIND_COMPLETE;
+			return n;
+		default:
+			goto no_rule;
+		}
+		if (cfa <= f.sp || !view_load(&v, cfa - 8, &ra) ||
+		    (rule >> UNWIND_FP_SHIFT &&
+		     !view_load(&v, cfa - (uintptr_t)(rule >> UNWIND_FP_SHIFT) * 8, &fp))) {
+			*end = end_of(&v, stack, f.sp, cfa);
+			return n;
+		}
+		f = (struct frame){ cfa, fp, NULL };
+		if (!ra) {
+			*end = UNWIND_COMPLETE;
+			return n;
+		}
+		pc = ra - 1;
+	caller:
+		if (n == max) {
+			*end = UNWIND_TRUNCATED;
+			return n;
+		}
+		pcs[n++] = pc;
+	}
+no_rule:
+	*end = UNWIND_NO_RULE;
+	return n;
+}
+
+#else /* no other machine yet: every stack is its leaf */
+
+void unwind_regs_from(struct unwind_regs *regs, const void *context)
+{
+	(void)context;
+	*regs = (struct unwind_regs){ 0, 0, 0, NULL };
+}
+
+static unsigned walk(const struct unwind_table *table, const struct unwind_regs *regs,
+		     const struct unwind_stack *stack, uintptr_t *pcs, unsigned max,
+		     enum unwind_end *end)
+{
+	(void)table, (void)stack, (void)max;
+	pcs[0] = regs->pc;
+	*end = UNWIND_NO_RULE;
+	return 1;
+}
+
+#endif
+
+unsigned unwind_walk(const struct unwind_regs *regs, const struct unwind_stack *stack,
+		     uintptr_t *pcs, unsigned max, enum unwind_end *end)
+{
+	const struct unwind_table *table;
+	atomic_uint *walks;
+	unsigned n;
+
+	*end = UNWIND_TRUNCATED;
+	if (!max)
+		return 0;
+	walks = &shared.reader[atomic_load_explicit(&shared.epoch, memory_order_relaxed) & 1].walks;
+	atomic_fetch_add_explicit(walks, 1, memory_order_seq_cst);
+	table = atomic_load_explicit(&shared.table, memory_order_seq_cst);
+	n = walk(table, regs, stack, pcs, max, end);
+	/* pairs with the load in unwind_reclaim(): the walk's reads come before the table's end */
+	atomic_fetch_sub_explicit(walks, 1, memory_order_release);
+	return n;
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Walks a stack with tables digested beforehand (core/ehframe.h), so that it can run in a signal handler at any
+ * instruction: it takes no lock, calls nothing, allocates nothing, and loads only from inside the stack's own bounds, so
+ * that neither a wrong table nor a smashed stack can make it fault or run forever (the frame address strictly grows).
+ *
+ * A table is never changed. The agent's thread publishes a new one and frees the old one when no walk can still hold it:
+ *
+ *	unwind_table ─► unwind_span[] by address ─► rows {pc, rule} by pc, with an index every UNWIND_PAGE bytes
+ *	                                         └► wide[] for the few rules that do not fit a row
+ */
+#ifndef AGENT_SIG_UNWIND_H
+#define AGENT_SIG_UNWIND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <ucontext.h>
+
+/* ---- Rules: how to get from a frame to its caller ---- */
+
+/*
+ * A rule is 32 bits: kind, then by kind
+ *
+ *	UNWIND_SP, UNWIND_FP   31        20 19            3 2  0
+ *	                       +-----------+---------------+----+
+ *	                       | fp words  |   CFA words   |kind|   CFA = sp or fp + 8 * CFA words, the return address is
+ *	                       +-----------+---------------+----+   at CFA - 8, the caller's fp at CFA - 8 * fp words
+ *	                                                            (0: fp is still the caller's)
+ *	UNWIND_WIDE            index into the span's wide[]
+ *	UNWIND_PLT             CFA = sp + 8, and 8 more from this byte of the 16-byte entry on
+ *	UNWIND_SIGNAL          the kernel's signal frame lies at sp
+ *	UNWIND_ROOT            the first function of a thread: the walk is complete
+ *	UNWIND_NONE            nothing known
+ */
+enum unwind_kind {
+	UNWIND_SP,
+	UNWIND_FP,
+	UNWIND_WIDE,
+	UNWIND_PLT,
+	UNWIND_SIGNAL,
+	UNWIND_ROOT,
+	UNWIND_NONE,
+};
+
+#define UNWIND_KIND_MASK 7u
+#define UNWIND_CFA_SHIFT 3
+#define UNWIND_CFA_WORDS 0x1ffffu
+#define UNWIND_FP_SHIFT  20
+#define UNWIND_FP_WORDS  0xfffu
+#define UNWIND_ARG_SHIFT 3 /* of UNWIND_WIDE and UNWIND_PLT */
+
+struct unwind_row {
+	uint32_t pc; /* offset from the span's low; holds until the next row's */
+	uint32_t rule;
+};
+
+/* Where the caller's fp is, in a wide rule. */
+enum unwind_wide_fp {
+	UNWIND_FP_KEPT,   /* still in its register */
+	UNWIND_FP_AT_CFA, /* in memory at CFA + fp_offset */
+	UNWIND_FP_AT_REG, /* in memory at register fp_reg + fp_offset */
+	UNWIND_FP_IN_REG, /* in register fp_reg */
+	UNWIND_FP_UNKNOWN,
+};
+
+/* Over-aligned frames and hand-written assembly: CFA = register + offset, or what lies in memory there, + add. */
+struct unwind_wide {
+	int32_t cfa_offset;
+	int32_t cfa_add; /* only with cfa_deref */
+	int32_t fp_offset;
+	uint8_t cfa_reg;   /* DWARF's number */
+	uint8_t cfa_deref; /* 1: load the word at register + offset */
+	uint8_t fp_how;    /* enum unwind_wide_fp */
+	uint8_t fp_reg;
+};
+
+#define UNWIND_PAGE_SHIFT 8 /* 256 bytes of code: four rows or so to search */
+
+/*
+ * The kernel's signal frame, seen by the return from the handler: sp points at a ucontext_t, which keeps the interrupted
+ * stack pointer here.
+ */
+#if defined(__x86_64__)
+#  define UNWIND_SIGNAL_SP (offsetof(ucontext_t, uc_mcontext.gregs) + REG_RSP * sizeof(greg_t))
+#else
+#  define UNWIND_SIGNAL_SP 0
+#endif
+
+/* The code of one module. All its arrays belong to the table's owner. */
+struct unwind_span {
+	uintptr_t low, high;          /* code addresses [low, high), less than 4 GiB */
+	const struct unwind_row *row; /* n_rows >= 1, row[0].pc is 0, pcs strictly grow */
+	const uint32_t *
+		page; /* ((high - low) >> UNWIND_PAGE_SHIFT) + 2 of: last row at or before each page */
+	const struct unwind_wide *wide;
+	uint32_t n_rows, n_wide;
+};
+
+struct unwind_table {
+	void (*release)(
+		struct unwind_table
+			*table); /* called on the publishing thread when nobody can hold it */
+	unsigned n_spans;
+	struct unwind_span span[]; /* by address, not overlapping */
+};
+
+/* ---- Walking ---- */
+
+/* How a walk ended. */
+enum unwind_end {
+	UNWIND_COMPLETE,      /* at the thread's first function */
+	UNWIND_TRUNCATED,     /* no more room, or the copy of the stack was too short */
+	UNWIND_NO_RULE,       /* at code that no table describes */
+	UNWIND_FOREIGN_STACK, /* the frame is, or its caller would be, outside of the thread's stack */
+	UNWIND_END_COUNT
+};
+extern const char *const unwind_end_names[UNWIND_END_COUNT];
+
+/* Where to start. Zero it, or fill it by unwind_regs_from(): members may be added. */
+struct unwind_regs {
+	uintptr_t pc, sp, fp;
+	const greg_t *
+		all; /* every register as in ucontext_t, or NULL: only some rules of the first frame need them */
+};
+
+/* The stack to walk. Only words inside [low, high) are ever read. */
+struct unwind_stack {
+	uintptr_t low, high;
+	const void *
+		copy; /* not NULL: read from this copy of memory [copy_low, copy_low + copy_bytes) instead */
+	uintptr_t copy_low;
+	size_t copy_bytes;
+};
+
+/** The registers of an interrupted thread. @context is the third argument of its signal handler, and must outlive @regs. */
+void unwind_regs_from(struct unwind_regs *regs, const void *context);
+
+/**
+ * Walk the stack that starts at @regs.
+ *
+ * @pcs gets at most @max addresses, innermost first: regs->pc as it is, then for each caller the address to look up, which
+ * is its return address - 1, or exactly where a signal interrupted it. @end gets how the walk ended.
+ * Context: any, signal handlers too; wait-free, 0.3 KiB of stack. It must not be left by longjmp: tables would never
+ * be freed again.
+ * Returns how many addresses there are: at least 1, unless @max is 0.
+ */
+unsigned unwind_walk(const struct unwind_regs *regs, const struct unwind_stack *stack,
+		     uintptr_t *pcs, unsigned max, enum unwind_end *end);
+
+/* ---- Publishing, on one thread only ---- */
+
+#define UNWIND_RETIRED_MAX 16 /* tables that wait for walks to end */
+
+/**
+ * Walks that begin from now on use @table (NULL: none). The one before is released as soon as no walk can hold it, at the
+ * latest by a later unwind_reclaim().
+ *
+ * Context: agent; one thread at a time.
+ * Returns 0, or -EBUSY when UNWIND_RETIRED_MAX tables are still held: nothing changed, @table is still the caller's.
+ */
+int unwind_publish(struct unwind_table *table);
+
+/**
+ * Release retired tables that no walk can hold any more; never waits. Call it now and then.
+ *
+ * Context: agent. Returns how many tables are still retired.
+ */
+unsigned unwind_reclaim(void);
+
+/**
+ * In the child after fork(): forget walks of threads that exist no more. Without it a thread that was walking while
+ * another forked would pin the child's tables forever.
+ *
+ * Context: the child's only thread, not inside a walk.
+ */
+void unwind_after_fork(void);
+
+#endif
