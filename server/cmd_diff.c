@@ -280,10 +280,7 @@ static void diff_print_functions(const struct diff_command *d, const struct diff
 		printf("\nNo function changed.\n");
 		return;
 	}
-	printf("
-Functions, %s, largest change of their own time first
-
-", diff_time(diff));
+	printf("\nFunctions, %s, largest change of their own time first\n\n", diff_time(diff));
 	diff_right(38, "──────────── own time ────────────");
 	diff_right(40, "──── with what it calls ──────────");
 	putchar('\n');
