@@ -44,10 +44,10 @@ static void *helper_main(void *nothing)
 
 	while ((request = next_request()) != NULL) {
 		sonde_attach(request->handed);
-		truth_handed_over(&request->truth, request->parked_ns);
+		truth_handed_over(&request->truth, request->truth.left_ns);
 		truth_resume(&request->truth);
 		blocking_hold_lock(request, request->hold_ns);
-		request->parked_ns = truth_pause(&request->truth);
+		request->truth.left_ns = truth_pause(&request->truth);
 		request->handed = sonde_detach();
 
 		pthread_mutex_lock(&helper.lock);

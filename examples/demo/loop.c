@@ -31,8 +31,7 @@ static struct {
 	struct timers timers;
 	unsigned parked; /* requests */
 	bool stopping;
-	uint64_t idle_ns; /* in epoll_wait, so far: asleep */
-	uint64_t runq_ns; /* in epoll_wait, so far: woken, but without a CPU */
+	struct turns turns;
 } loop = { .epoll_fd = -1, .signal_fd = -1, .helper_fd = -1 };
 
 static int watch(int fd, void *owner)
@@ -44,11 +43,7 @@ static int watch(int fd, void *owner)
 
 static void park(struct request *request, enum wait kind)
 {
-	request->parked_ns = truth_pause(&request->truth);
-	request->parked = true;
-	request->parked_for = kind;
-	request->parked_idle_ns = loop.idle_ns;
-	request->parked_runq_ns = loop.runq_ns;
+	request->waits_for = kind;
 	loop.parked++;
 	MHD_suspend_connection(request->connection);
 }
@@ -60,23 +55,25 @@ static void unpark(struct request *request)
 	MHD_resume_connection(request->connection);
 }
 
-/* The next step begins: settle what the time since park() was. */
-static void settle(struct request *request)
+/* MHD calls us for the request again. */
+static void come_back(struct request *request)
 {
-	if (!request->parked)
+	if (!request->helped) {
+		truth_loop_return(&request->truth, &loop.turns);
 		return;
-	request->parked = false;
-	if (request->handed) {
-		sonde_attach(request->handed);
-		request->handed = 0;
 	}
-	if (request->parked_for == WAIT_LOCK)
-		truth_handed_over(&request->truth, request->parked_ns);
-	else
-		truth_parked(&request->truth, request->parked_for, request->parked_ns,
-			     loop.idle_ns - request->parked_idle_ns,
-			     loop.runq_ns - request->parked_runq_ns);
+	sonde_attach(request->handed);
+	request->helped = false;
+	truth_handed_over(&request->truth, request->truth.left_ns);
 	truth_resume(&request->truth);
+}
+
+static void leave(struct request *request)
+{
+	truth_loop_leave(&request->truth, &loop.turns, request->waits_for);
+	request->waits_for = WAIT_IO; /* for its client, unless it asks for something else */
+	if (request->helped)
+		helper_submit(request);
 }
 
 static enum progress loop_sleep(struct request *request, uint64_t ns)
@@ -119,8 +116,8 @@ static void peer_readable(struct request *request)
 static enum progress loop_hold_lock(struct request *request, uint64_t ns)
 {
 	request->hold_ns = ns;
+	request->helped = true;
 	park(request, WAIT_LOCK);
-	helper_submit(request);
 	return PARKED;
 }
 
@@ -130,16 +127,40 @@ static const struct mode loop_mode = {
 	.hold_lock = loop_hold_lock,
 };
 
+static void *loop_begin(void *closure, const char *uri, struct MHD_Connection *connection)
+{
+	struct request *request = request_begin(closure, uri, connection);
+
+	if (request) {
+		request->waits_for = WAIT_IO;
+		leave(request);
+	}
+	return request;
+}
+
 static enum MHD_Result loop_serve(void *closure, struct MHD_Connection *connection, const char *url,
 				  const char *method, const char *version, const char *upload,
 				  size_t *upload_size, void **pointer)
 {
 	struct request *request = *pointer;
+	enum MHD_Result result;
 
 	if (request)
-		settle(request);
-	return request_serve(closure, connection, url, method, version, upload, upload_size,
-			     pointer);
+		come_back(request);
+	result = request_serve(closure, connection, url, method, version, upload, upload_size,
+			       pointer);
+	if (request)
+		leave(request);
+	return result;
+}
+
+static void loop_end(void *closure, struct MHD_Connection *connection, void **pointer,
+		     enum MHD_RequestTerminationCode how)
+{
+	if (*pointer)
+		come_back(*pointer);
+	request_end(closure, connection, pointer, how);
+	loop.turns.mark = truth_clocks();
 }
 
 static void signal_readable(void)
@@ -169,13 +190,11 @@ static void turn(void)
 {
 	struct epoll_event events[EVENTS];
 	int timeout = timeout_ms(), count;
-	struct clocks before = truth_clocks(), after;
+	struct clocks before = truth_clocks();
 	struct request *request;
 
 	count = epoll_wait(loop.epoll_fd, events, EVENTS, timeout);
-	after = truth_clocks();
-	loop.runq_ns += after.runq - before.runq;
-	loop.idle_ns += truth_blocked_ns(&before, &after);
+	truth_loop_waited(&loop.turns, &before);
 
 	for (int i = 0; i < count; i++) {
 		if (events[i].data.ptr == &loop.signal_fd) {
@@ -203,11 +222,10 @@ static int loop_init(int listen_fd, const sigset_t *signals)
 
 	if (error < 0)
 		return error;
-	loop.daemon =
-		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
-				 NULL, NULL, loop_serve, NULL, MHD_OPTION_LISTEN_SOCKET, listen_fd,
-				 MHD_OPTION_URI_LOG_CALLBACK, request_begin, NULL,
-				 MHD_OPTION_NOTIFY_COMPLETED, request_end, NULL, MHD_OPTION_END);
+	loop.daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG,
+				       0, NULL, NULL, loop_serve, NULL, MHD_OPTION_LISTEN_SOCKET,
+				       listen_fd, MHD_OPTION_URI_LOG_CALLBACK, loop_begin, NULL,
+				       MHD_OPTION_NOTIFY_COMPLETED, loop_end, NULL, MHD_OPTION_END);
 	if (!loop.daemon)
 		return errno ? -errno : -EIO;
 	info = MHD_get_daemon_info(loop.daemon, MHD_DAEMON_INFO_EPOLL_FD);

@@ -35,11 +35,9 @@ struct request {
 	struct truth truth;
 
 	/* loop mode only */
-	bool parked;
-	enum wait parked_for;
-	uint64_t parked_ns; /* when, and the loop's idle and run-queue time then */
-	uint64_t parked_idle_ns, parked_runq_ns;
+	enum wait waits_for;
 	int peer_fd;
+	bool helped; /* the helper has it */
 	uint64_t hold_ns;
 	sonde_request handed;
 	struct request *next;

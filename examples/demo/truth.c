@@ -136,17 +136,35 @@ void truth_handed_over(struct truth *truth, uint64_t since_ns)
 		truth->wait_ns[WAIT_LOCK] += monotonic_ns() - since_ns;
 }
 
-void truth_parked(struct truth *truth, enum wait kind, uint64_t since_ns, uint64_t idle_ns,
-		  uint64_t runq_ns)
+void truth_loop_waited(struct turns *turns, const struct clocks *before)
 {
-	uint64_t passed = monotonic_ns() - since_ns;
+	turns->mark = truth_clocks();
+	turns->runq_ns += turns->mark.runq - before->runq;
+	turns->idle_ns += truth_blocked_ns(before, &turns->mark);
+}
 
-	if (!log_file)
-		return;
-	truth->wait_ns[kind] += idle_ns;
+void truth_loop_leave(struct truth *truth, struct turns *turns, enum wait kind)
+{
+	turns->mark = truth_clocks();
+	truth->cpu_ns += turns->mark.cpu - truth->since.cpu;
+	truth->runq_ns += turns->mark.runq - truth->since.runq;
+	truth->left_ns = turns->mark.wall;
+	truth->left_for = kind;
+	truth->left_idle_ns = turns->idle_ns;
+	truth->left_runq_ns = turns->runq_ns;
+}
+
+void truth_loop_return(struct truth *truth, const struct turns *turns)
+{
+	uint64_t away_ns = turns->mark.wall - truth->left_ns;
+	uint64_t idle_ns = turns->idle_ns - truth->left_idle_ns;
+	uint64_t runq_ns = turns->runq_ns - truth->left_runq_ns;
+
+	truth->wait_ns[truth->left_for] += idle_ns;
 	truth->runq_ns += runq_ns;
-	if (passed > idle_ns + runq_ns)
-		truth->loop_ns += passed - idle_ns - runq_ns;
+	if (away_ns > idle_ns + runq_ns)
+		truth->loop_ns += away_ns - idle_ns - runq_ns;
+	truth->since = turns->mark;
 }
 
 void truth_end(struct truth *truth, const char *method, const char *path, unsigned status)

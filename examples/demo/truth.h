@@ -35,6 +35,18 @@ struct truth {
 	uint64_t loop_ns;
 	uint64_t wait_ns[WAIT_KINDS];
 	struct clocks since; /* when this thread took it up */
+
+	/* while its event loop is elsewhere: since when, waiting for what, and the loop's turns then */
+	uint64_t left_ns;
+	enum wait left_for;
+	uint64_t left_idle_ns, left_runq_ns;
+};
+
+/* What an event loop did so far. */
+struct turns {
+	struct clocks mark; /* when it last turned from one thing to the next */
+	uint64_t idle_ns;   /* in its event wait: asleep */
+	uint64_t runq_ns;   /* in its event wait: woken, but without a CPU */
 };
 
 uint64_t monotonic_ns(void);
@@ -61,14 +73,16 @@ uint64_t truth_pause(struct truth *truth);
 void truth_resume(struct truth *truth);
 /** This thread waited for the request from @since until now. */
 void truth_waited(struct truth *truth, enum wait kind, const struct clocks *since);
-/** Nobody worked on the request from @since_ns until now: it waited for this thread to take it up. */
+/** Nobody worked on the request since this time: it waited for this thread to take it up. */
 void truth_handed_over(struct truth *truth, uint64_t since_ns);
-/**
- * An event loop, this thread, suspended the request at @since and then slept in its event wait for @idle_ns, queued there
- * for the CPU for @runq_ns, and spent the rest on others.
- */
-void truth_parked(struct truth *truth, enum wait kind, uint64_t since_ns, uint64_t idle_ns,
-		  uint64_t runq_ns);
+
+/** An event loop, this thread, slept in its event wait since @before. */
+void truth_loop_waited(struct turns *turns, const struct clocks *before);
+/** It leaves the request, which goes on once @kind of wait is over and the loop has time for it. */
+void truth_loop_leave(struct truth *truth, struct turns *turns, enum wait kind);
+/** It has come back, at turns->mark: what it idled until then was the wait, what it did for others `loop`. */
+void truth_loop_return(struct truth *truth, const struct turns *turns);
+
 /** The request, taken up by this thread, ends: one line in the log. */
 void truth_end(struct truth *truth, const char *method, const char *path, unsigned status);
 
