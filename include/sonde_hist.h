@@ -34,7 +34,7 @@ static inline uint32_t hist_index(uint64_t ns)
 {
 	/* (2^(j/32) - 1) * 2^32, j = 1 .. 31: where the sub-buckets of an octave begin */
 	static const uint32_t edge[31] = {
-		0x59b0d31u, 0xb5586cfu, 0x11301d01u, 0x172b83c7u, 0x1d487316u, 0x2387a6e7u,
+		0x59b0d31u,  0xb5586cfu,  0x11301d01u, 0x172b83c7u, 0x1d487316u, 0x2387a6e7u,
 		0x29e9df51u, 0x306fe0a3u, 0x371a7373u, 0x3dea64c1u, 0x44e08606u, 0x4bfdad53u,
 		0x5342b569u, 0x5ab07dd4u, 0x6247eb03u, 0x6a09e667u, 0x71f75e8eu, 0x7a11473eu,
 		0x82589994u, 0x8ace5422u, 0x93737b0cu, 0x9c49182au, 0xa5503b23u, 0xae89f995u,
@@ -48,13 +48,14 @@ static inline uint32_t hist_index(uint64_t ns)
 	octave = 63u - (uint32_t)__builtin_clzll(ns);
 	if (octave >= HIST_OCTAVES)
 		return HIST_BUCKETS - 1;
-	if ((ns & (ns - 1)) == 0) /* a power of two, the only edge an integer can lie on, ends its bucket */
+	/* a power of two, the only edge an integer can lie on, ends its bucket */
+	if ((ns & (ns - 1)) == 0)
 		return octave * HIST_PER_OCTAVE - 1;
 	mantissa = (uint32_t)((ns << (63 - octave)) >> 31); /* the 32 bits after the leading one */
 	while (low < high) {
 		uint32_t middle = (low + high) / 2;
 
-		if (edge[middle] <= mantissa)
+		if (edge[middle] < mantissa) /* cut off, so equal is below */
 			low = middle + 1;
 		else
 			high = middle;
