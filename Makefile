@@ -34,7 +34,8 @@ LDFLAGS_ALL  = -pthread $(MODE) $(LDFLAGS)
 
 # The agent lives in other people's processes: hide every symbol that is not exported on purpose, use the TLS model whose
 # accesses never allocate, and keep unwind tables so that cancellation and C++ exceptions pass through our wrappers.
-AGENT_CFLAGS  := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fasynchronous-unwind-tables
+AGENT_CFLAGS  := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fasynchronous-unwind-tables \
+                 -fno-optimize-sibling-calls
 AGENT_LDFLAGS := -Wl,-z,defs,-z,now,-z,relro,-z,nodelete,-z,initfirst,--exclude-libs,ALL -static-libgcc
 AGENT_LIBS    := -l:libprotobuf-c.a
 

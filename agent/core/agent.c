@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See agent.h. The agent's thread: looks, drains, closes windows, sends them, and sleeps in between, 20 ms at a time, on
+ * a futex that an exiting host thread can ring. All signals are blocked in it.
+ */
+#include "agent/core/agent.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent/core/life.h"
+#include "agent/hook/conn.h"
+#include "agent/hook/guard.h"
+#include "agent/hook/request.h"
+#include "agent/hook/thread.h"
+#include "agent/sig/handler.h"
+
+enum {
+	START_SLOTS = 1024, /* threads between pthread_create and their first instruction */
+	AGENT_STACK_BYTES = 512 << 10,
+	FLUSH_MS = 200, /* what an exiting process waits at most */
+	SCAN_NS = 1000000000,
+	MODULES_NS = 2000000000,
+	DRAIN_BUSY = 256, /* requests per drain that call for the next one soon */
+	DRAIN_BUSY_NS = 2000000,
+	PERIODS_MAX = 16, /* the sampling period grows by at most this factor to keep the budget */
+};
+
+static struct config config; /* constant after boot */
+static char config_error[512];
+static bool mapped;       /* the shared memory is there */
+static struct life *life; /* of this process's agent thread */
+
+static const char *const drop_names[DROPS] = {
+	[DROP_THREADS] = "thread table full",
+	[DROP_REQUESTS] = "request table full",
+	[DROP_CONNECTIONS] = "connection table full",
+	[DROP_DESCRIPTORS] = "descriptor number too high",
+	[DROP_PIPELINE] = "too many pipelined requests",
+	[DROP_RACED] = "raced on a connection or request",
+	[DROP_TIMERS] = "no timer for a thread",
+	[DROP_RING] = "sample ring full",
+	[DROP_LOOKS] = "wait ended while being read",
+	[DROP_REENTRY] = "signal without a thread",
+	[DROP_MARKS] = "marks and labels",
+};
+
+static void say(const char *what)
+{
+	if (config.log) {
+		config_write(STDERR_FILENO, "sonde: ");
+		config_write(STDERR_FILENO, what);
+		config_write(STDERR_FILENO, "\n");
+	}
+}
+
+/* ---- Memory shared with host threads ---- */
+
+static void *map(size_t bytes)
+{
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	if (madvise(memory, bytes, MADV_WIPEONFORK)) {
+		munmap(memory, bytes);
+		return NULL;
+	}
+	return memory;
+}
+
+static uint32_t power_of_two(uint32_t n)
+{
+	uint32_t p = 4096;
+
+	while (p < n)
+		p *= 2;
+	return p;
+}
+
+/* Where the pools' elements lie: the same in every fork's child. */
+static struct {
+	void *threads, *requests, *connections, *starts;
+} memory;
+
+static int map_all(void)
+{
+	uint32_t ring = power_of_two(config.ring_kib << 10);
+
+	shared = map(sizeof *shared);
+	memory.threads = map((size_t)LIFE_THREADS * sizeof(struct thread));
+	memory.requests = map((size_t)config.requests * sizeof(struct request));
+	memory.connections = map((size_t)config.connections * sizeof(struct conn));
+	memory.starts = map((size_t)START_SLOTS * 64);
+	thread_setup.rings = map((size_t)LIFE_THREADS * ring);
+	thread_setup.ring_bytes = ring;
+	if (!shared || !memory.threads || !memory.requests || !memory.connections ||
+	    !memory.starts || !thread_setup.rings || conn_start()) {
+		shared = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* ---- One window ---- */
+
+static void count_in_flight(struct life *l)
+{
+	uint32_t *count = calloc(ROUTE_IDS_MAX + 1, sizeof *count);
+	uint32_t fresh = atomic_load_explicit(&shared->requests.fresh, memory_order_acquire);
+
+	if (!count)
+		return;
+	for (uint32_t i = 1; i <= fresh; i++) {
+		const struct request *r = pool_at(&shared->requests, i);
+		uint32_t route;
+
+		if (atomic_load_explicit(&r->life, memory_order_acquire) != REQUEST_ACTIVE)
+			continue;
+		route = life_route(l, r, false);
+		if (route && route <= ROUTE_IDS_MAX)
+			count[route]++;
+	}
+	for (uint32_t i = 1; i <= ROUTE_IDS_MAX; i++)
+		if (count[i])
+			aggregate_in_flight(l->aggregate, i, count[i]);
+	free(count);
+}
+
+static uint64_t cpu_clock(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t delta(uint64_t now, uint64_t *told)
+{
+	uint64_t d = now - *told;
+
+	*told = now;
+	return d;
+}
+
+struct thread_totals {
+	uint64_t handler_ns, ring_lost;
+	uint32_t live;
+};
+
+static struct thread_totals total_threads(const struct life *l)
+{
+	struct thread_totals sum = { .handler_ns = l->handler_ns_gone,
+				     .ring_lost = l->ring_lost_gone };
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	for (uint32_t i = 1; i <= threads; i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->life, memory_order_acquire) != THREAD_LIVE)
+			continue;
+		sum.handler_ns += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
+		sum.ring_lost += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
+		sum.live++;
+	}
+	return sum;
+}
+
+/* Resident bytes of what is mapped lazily, by what was handed out. */
+static uint64_t memory_bytes(const struct life *l)
+{
+	const struct pool *pools[] = { &shared->threads, &shared->requests, &shared->connections };
+	uint64_t sum = sizeof *shared + sizeof *l + aggregate_bytes(l->aggregate) +
+		       dict_bytes(l->dict) + transport_bytes(l->transport) +
+		       modules_memory_bytes(l->modules);
+
+	for (unsigned i = 0; i < sizeof pools / sizeof *pools; i++)
+		sum += (uint64_t)atomic_load_explicit(&pools[i]->fresh, memory_order_relaxed) *
+		       pools[i]->stride;
+	return sum + (uint64_t)atomic_load_explicit(&shared->threads.fresh, memory_order_relaxed) *
+			     thread_setup.ring_bytes;
+}
+
+/* Keep the handler's share of the process's CPU time inside the budget, by doubling or halving the period. */
+static void keep_budget(struct life *l, uint64_t handler_ns, uint64_t process_ns)
+{
+	uint32_t least = 1000000000u / config.hz, period = l->period_ns;
+
+	if (process_ns < 20000000)
+		return;
+	if (handler_ns * 1000 > process_ns * config.budget_permille && period < least * PERIODS_MAX)
+		period *= 2;
+	else if (handler_ns * 4000 < process_ns * config.budget_permille && period > least)
+		period /= 2;
+	if (period == l->period_ns)
+		return;
+	l->period_ns = thread_setup.period_ns = period;
+	for (uint32_t i = 1;
+	     i <= atomic_load_explicit(&shared->threads.fresh, memory_order_acquire); i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE)
+			thread_timer_start(t);
+	}
+}
+
+enum {
+	DROP_CAUSES_MAX = DROPS + AGGREGATE_DROPS + DICT_DROPS + TRANSPORT_DROPS + 4
+};
+
+static unsigned all_drops(const struct life *l, struct self_drop *out)
+{
+	const struct modules_stats *m = modules_stats(l->modules);
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < DROPS; i++)
+		out[n++] = (struct self_drop){
+			drop_names[i], atomic_load_explicit(&shared->drops[i], memory_order_relaxed)
+		};
+	n += aggregate_drops(l->aggregate, out + n);
+	n += dict_drops(l->dict, out + n);
+	n += transport_drops(l->transport, out + n);
+	out[n++] = (struct self_drop){ "routes counted as (other)", route_refused(l->routes) };
+	out[n++] = (struct self_drop){ "modules refused", m->refused + m->unreadable };
+	out[n++] = (struct self_drop){ "unwind rows refused", m->rows_refused };
+	return n;
+}
+
+static void close_window(struct life *l, bool last)
+{
+	struct self_drop drops[DROP_CAUSES_MAX];
+	struct self_end ends[UNWIND_END_COUNT];
+	struct encode_buffer buffer = { 0 };
+	struct aggregate_window window = { .seq = ++l->seq,
+					   .start_ns = l->window_ns,
+					   .last = last };
+	struct thread_totals threads = total_threads(l);
+	struct self_report self = {
+		.process_cpu_ns = delta(cpu_clock(CLOCK_PROCESS_CPUTIME_ID), &l->process_cpu_told),
+		.agent_cpu_ns = delta(cpu_clock(CLOCK_THREAD_CPUTIME_ID), &l->agent_cpu_told),
+		.handler_ns = delta(threads.handler_ns, &l->handler_ns_told),
+		.samples = delta(l->samples, &l->samples_told),
+		.waits = delta(atomic_load_explicit(&shared->waits, memory_order_relaxed),
+			       &l->waits_told),
+		.memory_bytes = memory_bytes(l),
+		.threads = threads.live,
+		.hz = 1000000000u / l->period_ns,
+		.drops = drops,
+		.drop_count = all_drops(l, drops),
+		.ends = ends,
+		.end_count = UNWIND_END_COUNT,
+	};
+
+	for (unsigned i = 0; i < UNWIND_END_COUNT; i++)
+		ends[i] = (struct self_end){ unwind_end_names[i], l->ends[i] };
+	count_in_flight(l);
+	window.start_unix_ns = l->window_unix_ns;
+	identity_clocks(&window.end_ns, &window.end_unix_ns);
+	window.lost_windows = transport_lost(l->transport);
+	l->window_ns = window.end_ns;
+	l->window_unix_ns = window.end_unix_ns;
+	if (aggregate_window_encode(l->aggregate, &window, &self, &buffer) == 0)
+		transport_queue(l->transport, buffer.bytes, buffer.used, window.seq);
+	else
+		encode_buffer_fini(&buffer);
+	route_table_tick(l->routes);
+	keep_budget(l, self.handler_ns, self.process_cpu_ns);
+}
+
+/* ---- The loop ---- */
+
+static void nap(uint64_t ns)
+{
+	struct timespec t = { .tv_sec = (time_t)(ns / 1000000000u),
+			      .tv_nsec = (long)(ns % 1000000000u) };
+	uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
+
+	if (atomic_load_explicit(&shared->flush_asked, memory_order_acquire) ==
+	    atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
+		syscall(SYS_futex, &shared->wake, FUTEX_WAIT_PRIVATE, seen, &t, NULL, 0);
+}
+
+static void ring_bell(_Atomic uint32_t *bell)
+{
+	atomic_fetch_add_explicit(bell, 1, memory_order_release);
+	syscall(SYS_futex, bell, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+static void answer_flush(struct life *l, uint32_t asked)
+{
+	drain(l);
+	close_window(l, true);
+	transport_flush(l->transport, l->dict, clock_ns() + FLUSH_MS * 1000000ull);
+	atomic_store_explicit(&shared->flush_done, asked, memory_order_release);
+	syscall(SYS_futex, &shared->flush_done, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* Between three and five quarters of the period: waits that beat in time with us must not hide. */
+static uint64_t jittered(uint64_t ns, uint32_t *random)
+{
+	*random = *random * 1664525u + 1013904223u;
+	return ns * 3 / 4 + (ns / 2 * (*random >> 16) >> 16);
+}
+
+static void run(struct life *l)
+{
+	const uint64_t look_ns = 1000000000u / config.look_hz;
+	uint64_t next_look = 0, next_window = l->window_ns + config.window_ms * 1000000ull,
+		 next_scan = 0;
+	uint32_t random = (uint32_t)l->identity.instance;
+
+	for (;;) {
+		uint64_t now = clock_ns();
+		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
+
+		if (now >= next_look) {
+			peek(l, now);
+			next_look = now + jittered(look_ns, &random);
+		}
+		drain(l);
+		if (now >= next_scan) {
+			scan(l);
+			next_scan = now + SCAN_NS;
+		}
+		if (now - l->refreshed_ns > (l->unknown_code ? MODULES_NS / 10 : MODULES_NS)) {
+			modules_refresh(l->modules);
+			unwind_reclaim();
+			l->unknown_code = false;
+			l->refreshed_ns = now;
+		}
+		if (now >= next_window) {
+			close_window(l, false);
+			next_window += config.window_ms * 1000000ull;
+			if (next_window < now)
+				next_window = now + config.window_ms * 1000000ull;
+		}
+		transport_step(l->transport, l->dict, now);
+		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
+			answer_flush(l, asked);
+		nap(l->drained > DRAIN_BUSY ? DRAIN_BUSY_NS : look_ns);
+	}
+}
+
+static bool life_fill(struct life *l)
+{
+	l->config = &config;
+	l->period_ns = thread_setup.period_ns;
+	identity_fill(&l->identity, &config);
+	l->transport = transport_create(&config, &l->identity);
+	l->dict = dict_create();
+	l->aggregate = aggregate_create(&config);
+	l->modules = modules_create();
+	l->routes = route_table_create(config.routes);
+	return l->transport && l->dict && l->aggregate && l->modules && l->routes;
+}
+
+static void *agent_main(void *argument)
+{
+	struct life *l = argument;
+	struct encode_buffer buffer = { 0 };
+
+	tls.outside = 1;
+	prctl(PR_SET_NAME, "sonde");
+	shared->agent_tid = (pid_t)syscall(SYS_gettid);
+	if (!life_fill(l)) {
+		atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
+		return NULL;
+	}
+	modules_refresh(l->modules);
+	identity_clocks(&l->window_ns, &l->window_unix_ns);
+	l->looked_ns = l->refreshed_ns = l->window_ns;
+	if (config_error[0] && encode_event(&buffer, config_error, l->window_unix_ns) == 0)
+		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+	run(l);
+	return NULL;
+}
+
+/* ---- Life ---- */
+
+static int start_thread(struct life *l)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+	sigset_t all, before;
+	int r = pthread_attr_init(&attributes);
+
+	if (r)
+		return -r;
+	pthread_attr_setstacksize(&attributes, AGENT_STACK_BYTES);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	sigfillset(&all);
+	real.pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = real.pthread_create(&thread, &attributes, agent_main, l);
+	real.pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	return -r;
+}
+
+static bool off(const char *why)
+{
+	say(why);
+	atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
+	return false;
+}
+
+bool agent_begin(void)
+{
+	uint32_t was = AGENT_OFF;
+	int saved = errno;
+
+	if (!atomic_compare_exchange_strong_explicit(&shared->life, &was, AGENT_STARTING,
+						     memory_order_acquire, memory_order_acquire))
+		return was == AGENT_ON;
+	shared->pid = getpid();
+	pool_init(&shared->threads, memory.threads, LIFE_THREADS, sizeof(struct thread));
+	pool_init(&shared->requests, memory.requests, config.requests, sizeof(struct request));
+	pool_init(&shared->connections, memory.connections, config.connections,
+		  sizeof(struct conn));
+	pool_init(&shared->starts, memory.starts, START_SLOTS, 64);
+	if (thread_start())
+		return off("no thread-specific key is left: the agent stays off");
+	life = calloc(1, sizeof *life);
+	if (!life)
+		return off("out of memory: the agent stays off");
+	atomic_store_explicit(&shared->life, AGENT_ON, memory_order_release);
+	if (start_thread(life))
+		return off("its thread cannot be created: the agent stays off");
+	errno = saved;
+	return true;
+}
+
+void agent_forked(void)
+{
+	if (life && life->transport)
+		transport_abandon(life->transport);
+	life = NULL; /* leaked: the parent's thread may have been in the middle of changing it */
+	unwind_after_fork();
+}
+
+void agent_flush(void)
+{
+	struct timespec until = { .tv_nsec = (FLUSH_MS + 50) * 1000000L };
+	uint32_t asked, done;
+
+	if (atomic_load_explicit(&shared->life, memory_order_acquire) != AGENT_ON ||
+	    shared->pid != getpid())
+		return;
+	asked = atomic_fetch_add_explicit(&shared->flush_asked, 1, memory_order_acq_rel) + 1;
+	ring_bell(&shared->wake);
+	while ((int32_t)((done = atomic_load_explicit(&shared->flush_done, memory_order_acquire)) -
+			 asked) < 0)
+		if (syscall(SYS_futex, &shared->flush_done, FUTEX_WAIT_PRIVATE, done, &until, NULL,
+			    0) &&
+		    errno == ETIMEDOUT)
+			break;
+}
+
+void agent_boot(char *const *envp)
+{
+	const char *missing;
+	int wrong = config_load(&config, envp, config_error, sizeof config_error);
+
+	if (config.help)
+		config_print(STDERR_FILENO);
+	if (wrong)
+		say(config_error);
+	if (config.disable || config.help)
+		return;
+	missing = real_start();
+	if (missing) {
+		say("this C library lacks a function that the agent wraps; it stays off:");
+		say(missing);
+		return;
+	}
+	if (!mapped && map_all()) {
+		say("memory that is wiped on fork cannot be mapped: the agent stays off");
+		return;
+	}
+	mapped = true;
+	thread_setup.period_ns = 1000000000u / config.hz;
+	thread_setup.http = config.http;
+	thread_setup.locks = config.locks;
+	thread_setup.timestamps = config.timestamps;
+	thread_setup.signal = 0;
+	handler_start(memory.threads, LIFE_THREADS, sizeof(struct thread), config.stack_depth);
+	thread_setup.signal = handler_install();
+	if (!thread_setup.signal)
+		say("no real-time signal is free: CPU is not sampled");
+	if (agent_begin())
+		thread_register();
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From rings and ended requests to samples and sums. The list of ended requests is taken before the rings are read: so
+ * every sample of such a request, written before its end, is found before the request is closed.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/core/life.h"
+#include "agent/hook/request.h"
+
+/* The address of a frame in its module's file, or a marker's id. */
+static struct dict_frame frame_of(struct life *l, uintptr_t pc)
+{
+	const struct module *m = modules_find(l->modules, pc);
+
+	if (!m) {
+		l->unknown_code = true;
+		return (struct dict_frame){ .address = dict_function(l->dict, "[unknown code]",
+								     NULL, 0) };
+	}
+	dict_module(l->dict, &(struct dict_module){ .id = m->id,
+						    .path = m->path,
+						    .build_id = m->build_id,
+						    .build_id_bytes = m->build_id_len,
+						    .start = m->start,
+						    .end = m->end,
+						    .bias = m->bias });
+	return (struct dict_frame){ .module = m->id, .address = pc - m->bias };
+}
+
+/* A wrapper is known by the name that the host called; what it calls inside our library is our own affair. */
+static unsigned skip_own_frames(struct life *l, const uintptr_t *pcs, unsigned depth)
+{
+	const struct module *own = modules_find(l->modules, (uintptr_t)skip_own_frames);
+	unsigned skip = 0;
+
+	while (own && skip + 1 < depth && pcs[skip + 1] >= own->start && pcs[skip + 1] < own->end &&
+	       pcs[skip] >= own->start && pcs[skip] < own->end)
+		skip++;
+	return skip;
+}
+
+uint32_t life_stack(struct life *l, const uintptr_t *pcs, unsigned depth)
+{
+	struct dict_frame frames[256];
+	unsigned skip = skip_own_frames(l, pcs, depth);
+
+	pcs += skip;
+	depth -= skip;
+	if (depth > sizeof frames / sizeof *frames)
+		depth = sizeof frames / sizeof *frames;
+	for (unsigned i = 0; i < depth; i++)
+		frames[i] = frame_of(l, pcs[i]);
+	return dict_stack(l->dict, frames, depth);
+}
+
+uint32_t life_thread(struct life *l, const struct thread *t)
+{
+	struct known *k = &l->known[t->index];
+	char path[64], name[32] = "";
+	FILE *f;
+
+	if (k->tid != t->tid)
+		*k = (struct known){ .tid = t->tid };
+	if (k->dict)
+		return k->dict;
+	snprintf(path, sizeof path, "/proc/self/task/%d/comm", (int)t->tid);
+	f = fopen(path, "re");
+	if (f) {
+		if (fgets(name, sizeof name, f))
+			name[strcspn(name, "\n")] = '\0';
+		fclose(f);
+	}
+	k->dict = dict_thread(l->dict, (uint32_t)t->tid, name);
+	return k->dict;
+}
+
+static void drain_ring(struct life *l, struct thread *t)
+{
+	const struct sample_record *s;
+	uint32_t len;
+
+	while ((s = ring_peek(&t->ring, &len)) != NULL) {
+		aggregate_sample(l->aggregate,
+				 &(struct sample){ .request = s->request,
+						   .stack = life_stack(l, s->pcs, s->depth),
+						   .thread = life_thread(l, t),
+						   .state = CPU,
+						   .ns = s->weight_ns,
+						   .count = 1 });
+		l->samples++;
+		if (s->end < UNWIND_END_COUNT)
+			l->ends[s->end]++;
+		ring_pop(&t->ring, len);
+	}
+}
+
+static void free_thread(struct life *l, struct thread *t)
+{
+	l->handler_ns_gone += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
+	l->ring_lost_gone += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
+	l->known[t->index].tid = 0;
+	atomic_store_explicit(&t->life, THREAD_FREE, memory_order_release);
+	pool_give(&shared->threads, t->index);
+}
+
+uint32_t life_route(struct life *l, const struct request *r, bool final)
+{
+	uint32_t id;
+
+	if (r->named)
+		id = route_from_name(l->routes, r->route);
+	else if (!r->head.path[0])
+		return 0;
+	else /* one in progress must not make a route: a 404 does not */
+		id = route_from_http(l->routes, r->head.method, r->head.path,
+				     final ? r->status : 404);
+	if (!final && id == ROUTE_UNMATCHED)
+		return 0;
+	dict_route(l->dict, id, route_name(l->routes, id), route_source(l->routes, id));
+	return id;
+}
+
+static enum state longest(const uint64_t ns[STATES])
+{
+	enum state best = IO;
+
+	for (unsigned i = 0; i < STATES; i++)
+		if (ns[i] > ns[best])
+			best = (enum state)i;
+	return best;
+}
+
+static void drain_request(struct life *l, struct request *r, request_id id)
+{
+	struct done done = { .request = id,
+			     .route = life_route(l, r, true),
+			     .status = r->status,
+			     .failed = r->failed,
+			     .event_state = (uint8_t)longest(r->event_wait_ns),
+			     .latency_ns = r->end_ns - r->arrival_ns,
+			     .end_ns = r->end_ns };
+
+	memcpy(done.ledger_ns, r->ledger_ns, sizeof done.ledger_ns);
+	aggregate_done(l->aggregate, &done);
+}
+
+static void drain_marks(struct life *l)
+{
+	for (unsigned i = 0; i < MARKS; i++) {
+		struct mark *m = &shared->marks[i];
+		struct encode_buffer buffer = { 0 };
+		uint64_t mono, wall;
+
+		if (atomic_load_explicit(&m->ready, memory_order_acquire) != 2)
+			continue;
+		identity_clocks(&mono, &wall);
+		if (encode_event(&buffer, m->name, wall - (mono - m->mono_ns)) == 0)
+			transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+		else
+			encode_buffer_fini(&buffer);
+		atomic_store_explicit(&m->ready, 0, memory_order_release);
+	}
+}
+
+void drain(struct life *l)
+{
+	uint32_t index = pool_take_all(&shared->done);
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	for (uint32_t i = 1; i <= threads; i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+		uint32_t life = atomic_load_explicit(&t->life, memory_order_acquire);
+
+		if (life == THREAD_FREE)
+			continue;
+		drain_ring(l, t);
+		if (life == THREAD_ENDED)
+			free_thread(l, t);
+	}
+	l->drained = 0;
+	while (index != POOL_NONE) {
+		struct request *r = pool_at(&shared->requests, index);
+		uint32_t next = atomic_load_explicit(&r->link.next, memory_order_relaxed);
+		request_id id = (uint64_t)atomic_load_explicit(&r->generation, memory_order_relaxed)
+					<< 32 |
+				index;
+
+		drain_request(l, r, id);
+		atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
+		pool_give(&shared->requests, index);
+		index = next;
+		l->drained++;
+	}
+	drain_marks(l);
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Everything the agent's thread owns in one life of the agent, and the steps of its loop, one file each.
+ */
+#ifndef AGENT_CORE_LIFE_H
+#define AGENT_CORE_LIFE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/core/aggregate.h"
+#include "agent/core/config.h"
+#include "agent/core/dict.h"
+#include "agent/core/identity.h"
+#include "agent/core/modules.h"
+#include "agent/core/route.h"
+#include "agent/core/transport.h"
+#include "agent/sig/unwind.h"
+#include "agent/thread.h"
+
+enum {
+	LIFE_THREADS = 4096
+};
+
+/* What the agent knows of a host thread, by the index of its record. */
+struct known {
+	pid_t tid;     /* whose this is, to notice that the record has a new user */
+	uint32_t dict; /* id in the dictionary, 0: not told yet */
+	uint32_t seq;  /* the wait that stack and object belong to */
+	uint32_t stack;
+	uint32_t object;
+	bool missed; /* a scan did not find the thread */
+};
+
+struct life {
+	const struct config *config;
+	struct identity identity;
+	struct transport *transport;
+	struct dict *dict;
+	struct aggregate *aggregate;
+	struct modules *modules;
+	struct route_table *routes;
+
+	struct known known[LIFE_THREADS + 1];
+	uint64_t seq;
+	uint64_t window_ns, window_unix_ns; /* start of the one in the making */
+	uint64_t looked_ns;                 /* last look at the waits */
+	uint64_t refreshed_ns;              /* last look at the modules */
+	bool unknown_code;                  /* an address without a module was seen: look again */
+	unsigned drained;                   /* requests that the last drain found */
+
+	/* totals, and what the last window has told of them */
+	uint64_t samples, samples_told, waits_told;
+	uint64_t process_cpu_told, agent_cpu_told;
+	uint64_t handler_ns_gone, handler_ns_told; /* of threads that have ended */
+	uint64_t ring_lost_gone;
+	uint64_t ends[UNWIND_END_COUNT];
+	uint32_t period_ns; /* sampling period in force */
+};
+
+/** Take what host threads have left: ended requests, CPU samples, marks. Frees the records of ended threads. */
+void drain(struct life *l);
+
+/** Look at the waits in progress; each stands for the time since the last look. */
+void peek(struct life *l, uint64_t now_ns);
+
+/** Find threads that never called us and those that are gone; fill in stack bounds. */
+void scan(struct life *l);
+
+/** The dictionary id of @t, telling the dictionary when it is new. */
+uint32_t life_thread(struct life *l, const struct thread *t);
+
+/** @depth addresses as unwind_walk() gives them, leaf first -> stack id. */
+uint32_t life_stack(struct life *l, const uintptr_t *pcs, unsigned depth);
+
+/** The route of @r as far as it is known, 0 when not. @final: it has ended, with its status. */
+struct request;
+uint32_t life_route(struct life *l, const struct request *r, bool final);
+
+#endif

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Looks at waits in progress without touching the threads that wait: their published slots, and their stacks through
+ * process_vm_readv on ourselves, which cannot fault. A wait is seen with a chance proportional to its length, and every
+ * look stands for the time since the one before: so the sums are right whatever the length. The same wait seen again
+ * costs no second walk.
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "agent/core/life.h"
+#include "agent/hook/real.h"
+
+enum {
+	STACK_COPY_BYTES = 32 << 10
+};
+
+/* A consistent copy of @t's slot and, when @stack, of its stack. False when the wait is over, or changed meanwhile. */
+static bool read_slot(struct thread *t, struct wait_slot *slot)
+{
+	uint32_t seq = atomic_load_explicit(&t->wait.seq, memory_order_acquire);
+
+	if (!(seq & 1))
+		return false;
+	slot->state = t->wait.state;
+	slot->fd = t->wait.fd;
+	slot->object = t->wait.object;
+	slot->request = t->wait.request;
+	slot->pc = t->wait.pc;
+	slot->sp = t->wait.sp;
+	slot->fp = t->wait.fp;
+	atomic_thread_fence(memory_order_acquire);
+	atomic_store_explicit(&slot->seq, seq, memory_order_relaxed);
+	return atomic_load_explicit(&t->wait.seq, memory_order_relaxed) == seq;
+}
+
+static uint32_t peer_object(struct life *l, int fd)
+{
+	struct sockaddr_storage a;
+	socklen_t len = sizeof a;
+	char host[INET6_ADDRSTRLEN] = "", name[160];
+
+	if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &(int){ 0 }, &(socklen_t){ sizeof(int) }) ||
+	    getpeername(fd, (struct sockaddr *)&a, &len))
+		return 0;
+	if (a.ss_family == AF_INET) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)&a;
+
+		inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+		snprintf(name, sizeof name, "%s:%u", host, ntohs(in->sin_port));
+	} else if (a.ss_family == AF_INET6) {
+		const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)&a;
+
+		inet_ntop(AF_INET6, &in->sin6_addr, host, sizeof host);
+		snprintf(name, sizeof name, "[%s]:%u", host, ntohs(in->sin6_port));
+	} else if (a.ss_family == AF_UNIX) {
+		snprintf(name, sizeof name, "unix:%.107s",
+			 ((const struct sockaddr_un *)&a)->sun_path);
+	} else {
+		return 0;
+	}
+	return dict_object(l->dict, SONDE__OBJECT__KIND__PEER, name);
+}
+
+static uint32_t object_of(struct life *l, const struct wait_slot *slot)
+{
+	char name[32];
+
+	if (slot->state == IO && slot->fd >= 0)
+		return peer_object(l, slot->fd);
+	if (slot->state == LOCK && slot->object) {
+		snprintf(name, sizeof name, "lock 0x%lx", (unsigned long)slot->object);
+		return dict_object(l->dict, SONDE__OBJECT__KIND__LOCK, name);
+	}
+	return 0;
+}
+
+/* The stack of a wait, or 0 when it ended while being read. */
+static uint32_t stack_of(struct life *l, struct thread *t, const struct wait_slot *slot)
+{
+	static _Alignas(
+		16) char copy[STACK_COPY_BYTES]; /* the agent's thread is the only one here */
+	uintptr_t pcs[256];
+	struct unwind_regs regs = { .pc = slot->pc, .sp = slot->sp, .fp = slot->fp };
+	struct unwind_stack stack = {
+		.low = atomic_load_explicit(&t->stack_low, memory_order_relaxed),
+		.high = atomic_load_explicit(&t->stack_high, memory_order_relaxed),
+		.copy = copy,
+		.copy_low = slot->sp
+	};
+	struct iovec to = { .iov_base = copy, .iov_len = sizeof copy };
+	struct iovec from = { .iov_base = (void *)slot->sp, .iov_len = sizeof copy };
+	enum unwind_end end;
+	unsigned depth;
+	ssize_t n = 0;
+
+	if (slot->sp < stack.low || slot->sp >= stack.high)
+		stack.copy = NULL;
+	else if (stack.high - slot->sp < sizeof copy)
+		from.iov_len = stack.high - slot->sp;
+	if (stack.copy)
+		n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+	if (n <= 0) { /* not allowed here, or another stack: the leaf alone */
+		stack.high = stack.low = 0;
+		n = 0;
+	}
+	if (atomic_load_explicit(&t->wait.seq, memory_order_acquire) != slot->seq) {
+		drop(DROP_LOOKS);
+		return 0;
+	}
+	stack.copy_bytes = (size_t)n;
+	depth = unwind_walk(&regs, &stack, pcs, l->config->stack_depth, &end);
+	l->ends[end]++;
+	return life_stack(l, pcs, depth);
+}
+
+static void look_at(struct life *l, struct thread *t, uint64_t ns)
+{
+	struct known *k = &l->known[t->index];
+	struct wait_slot slot;
+	uint32_t thread;
+
+	if (!read_slot(t, &slot))
+		return;
+	if (!slot.request && slot.state != LOCK) /* an idle thread */
+		return;
+	thread = life_thread(l, t);
+	if (k->seq != slot.seq || !k->stack) {
+		k->stack = stack_of(l, t, &slot);
+		k->object = object_of(l, &slot);
+		k->seq = slot.seq;
+	}
+	if (!k->stack)
+		return;
+	aggregate_sample(l->aggregate, &(struct sample){ .request = slot.request,
+							 .stack = k->stack,
+							 .thread = thread,
+							 .object = k->object,
+							 .state = slot.state,
+							 .ns = ns,
+							 .count = 1 });
+}
+
+void peek(struct life *l, uint64_t now_ns)
+{
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+	uint64_t since = now_ns - l->looked_ns;
+
+	l->looked_ns = now_ns;
+	for (uint32_t i = 1; i <= threads; i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE)
+			look_at(l, t, since);
+	}
+}

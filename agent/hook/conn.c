@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See conn.h. The table holds one word per descriptor: kind << 32 | index of the connection record.
+ */
+#include "agent/hook/conn.h"
+
+#include <errno.h>
+#include <linux/net_tstamp.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent/hook/real.h"
+#include "agent/hook/thread.h"
+
+enum fd_kind {
+	FD_UNKNOWN,
+	FD_PLAIN,
+	FD_STREAM,
+	FD_LISTENING,
+	FD_LISTENING_STAMPED
+};
+enum {
+	LOCK_SPINS = 200
+};
+
+static _Atomic uint64_t *table; /* constant after start */
+
+int conn_start(void)
+{
+	void *memory;
+
+	if (table)
+		return 0;
+	memory = mmap(NULL, FD_TABLE * sizeof *table, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return -ENOMEM;
+	madvise(memory, FD_TABLE * sizeof *table, MADV_WIPEONFORK);
+	table = memory;
+	return 0;
+}
+
+static bool lock(struct conn *c)
+{
+	for (unsigned i = 0; i < LOCK_SPINS; i++) {
+		if (!atomic_exchange_explicit(&c->lock, 1, memory_order_acquire))
+			return true;
+#if defined(__x86_64__)
+		__builtin_ia32_pause();
+#endif
+	}
+	drop(DROP_RACED);
+	return false;
+}
+
+static void unlock(struct conn *c)
+{
+	atomic_store_explicit(&c->lock, 0, memory_order_release);
+}
+
+static bool in_table(int fd)
+{
+	return fd >= 0 && fd < FD_TABLE;
+}
+
+static uint64_t entry_of(enum fd_kind kind, uint32_t index)
+{
+	return (uint64_t)kind << 32 | index;
+}
+
+static enum fd_kind kind_of(int fd)
+{
+	return in_table(fd) ? (enum fd_kind)(
+				      atomic_load_explicit(&table[fd], memory_order_acquire) >> 32)
+			    : FD_PLAIN;
+}
+
+static void release(uint32_t index)
+{
+	struct conn *c = pool_at(&shared->connections, index);
+
+	if (atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) == 1)
+		pool_give(&shared->connections, index);
+}
+
+/* Set what @fd is and let go of what it was. */
+static void entry_set(int fd, uint64_t entry)
+{
+	uint64_t old;
+
+	if (!in_table(fd))
+		return;
+	old = atomic_exchange_explicit(&table[fd], entry, memory_order_acq_rel);
+	if (old >> 32 == FD_STREAM)
+		release((uint32_t)old);
+}
+
+static struct conn *conn_new(int fd, enum conn_role role)
+{
+	uint32_t index;
+	struct conn *c;
+
+	if (!in_table(fd)) {
+		drop(DROP_DESCRIPTORS);
+		return NULL;
+	}
+	index = pool_take(&shared->connections);
+	if (index == POOL_NONE) {
+		drop(DROP_CONNECTIONS);
+		entry_set(fd, entry_of(FD_PLAIN, 0));
+		return NULL;
+	}
+	c = pool_at(&shared->connections, index);
+	c->role = (uint8_t)(thread_setup.http || role == CONN_CLIENT ? role : CONN_OTHER);
+	c->stamps = c->reading = c->short_write = c->saw_response = false;
+	c->first = c->count = 0;
+	http_request_init(&c->in);
+	http_response_init(&c->out);
+	atomic_store_explicit(&c->owner, 0, memory_order_relaxed);
+	atomic_store_explicit(&c->lock, 0, memory_order_relaxed);
+	atomic_store_explicit(&c->references, 1, memory_order_release);
+	entry_set(fd, entry_of(FD_STREAM, index));
+	return c;
+}
+
+/* A descriptor we did not see being made: ask once. */
+static struct conn *classify(int fd)
+{
+	int saved = errno, value = 0;
+	socklen_t len = sizeof value;
+	struct conn *c = NULL;
+
+	if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &len)) {
+		if (errno != EBADF)
+			entry_set(fd, entry_of(FD_PLAIN, 0));
+	} else if (value != SOCK_STREAM) {
+		entry_set(fd, entry_of(FD_PLAIN, 0));
+	} else {
+		len = sizeof value;
+		if (real.getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &len) == 0 && value)
+			entry_set(fd, entry_of(FD_LISTENING, 0));
+		else
+			c = conn_new(fd, CONN_UNKNOWN);
+	}
+	errno = saved;
+	return c;
+}
+
+struct conn *conn_get(int fd)
+{
+	uint64_t entry;
+
+	if (!in_table(fd))
+		return NULL;
+	entry = atomic_load_explicit(&table[fd], memory_order_acquire);
+	if (likely(entry >> 32 == FD_STREAM))
+		return pool_at(&shared->connections, (uint32_t)entry);
+	return entry >> 32 == FD_UNKNOWN ? classify(fd) : NULL;
+}
+
+void conn_forget(int fd)
+{
+	entry_set(fd, entry_of(FD_UNKNOWN, 0));
+}
+
+void conn_accepted(int fd, bool stamped)
+{
+	struct conn *c = conn_new(fd, CONN_UNKNOWN);
+
+	if (c)
+		c->stamps = stamped || conn_stamp(fd);
+}
+
+void conn_connecting(int fd, request_id owner)
+{
+	struct conn *c;
+
+	if (kind_of(fd) == FD_STREAM) {
+		c = conn_get(fd);
+	} else {
+		int saved = errno, type = 0;
+		socklen_t len = sizeof type;
+
+		if (real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) || type != SOCK_STREAM) {
+			errno = saved;
+			return;
+		}
+		c = conn_new(fd, CONN_CLIENT);
+	}
+	if (!c)
+		return;
+	c->role = CONN_CLIENT;
+	if (owner)
+		atomic_store_explicit(&c->owner, owner, memory_order_relaxed);
+}
+
+void conn_duplicated(int fd, int copy)
+{
+	uint64_t entry = in_table(fd) ? atomic_load_explicit(&table[fd], memory_order_acquire) : 0;
+
+	if (entry >> 32 == FD_STREAM) {
+		struct conn *c = pool_at(&shared->connections, (uint32_t)entry);
+
+		atomic_fetch_add_explicit(&c->references, 1, memory_order_relaxed);
+	}
+	entry_set(copy, entry);
+}
+
+bool conn_stamp(int fd)
+{
+	int saved = errno, domain = 0;
+	int flags = SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+	socklen_t len = sizeof domain;
+	bool done = false;
+
+	if (!thread_setup.timestamps || !thread_setup.http)
+		return false;
+	if (real.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 &&
+	    (domain == AF_INET || domain == AF_INET6)) {
+		int before = 0;
+
+		len = sizeof before;
+		if (real.getsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &before, &len) == 0 &&
+		    before == 0)
+			done = real.setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &flags,
+					       sizeof flags) == 0;
+		else
+			done = before ==
+			       flags; /* inherited from a socket we stamped before a fork or exec */
+	}
+	errno = saved;
+	return done;
+}
+
+bool conn_listening(int fd)
+{
+	return kind_of(fd) == FD_LISTENING_STAMPED;
+}
+
+void conn_set_listening(int fd, bool stamped)
+{
+	entry_set(fd, entry_of(stamped ? FD_LISTENING_STAMPED : FD_LISTENING, 0));
+}
+
+void conn_host_stamps(int fd)
+{
+	int saved = errno, off = 0;
+	enum fd_kind kind = kind_of(fd);
+
+	if (kind == FD_LISTENING_STAMPED) {
+		conn_set_listening(fd, false);
+	} else if (kind == FD_STREAM) {
+		struct conn *c = conn_get(fd);
+
+		if (!c || !c->stamps)
+			return;
+		c->stamps = false;
+	} else {
+		return;
+	}
+	real.setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &off, sizeof off);
+	errno = saved;
+}
+
+bool conn_wants_stamp(const struct conn *c)
+{
+	return c->stamps && !c->reading && c->role <= CONN_SERVER;
+}
+
+static request_id oldest(const struct conn *c)
+{
+	return c->count ? c->queue[c->first] : 0;
+}
+
+static request_id newest(const struct conn *c)
+{
+	return c->count ? c->queue[(c->first + c->count - 1) % CONN_PIPELINE] : 0;
+}
+
+/* Everything this connection was asked and did not answer. Under lock. */
+static void end_all(struct thread *t, struct conn *c, uint64_t now_ns, bool cancel_newest)
+{
+	while (c->count) {
+		request_id id = oldest(c);
+
+		if (cancel_newest && c->count == 1)
+			request_cancel(t, id, now_ns);
+		else
+			request_end(t, id, now_ns, 0, true);
+		c->first = (uint8_t)((c->first + 1) % CONN_PIPELINE);
+		c->count--;
+	}
+	c->reading = false;
+}
+
+/* The oldest request is answered: it ends, the next one of a pipeline begins. Under lock. */
+static void answered(struct thread *t, struct conn *c, uint64_t now_ns)
+{
+	request_id next;
+
+	request_end(t, oldest(c), now_ns, c->out.status, c->out.status >= 500);
+	c->first = (uint8_t)((c->first + 1) % CONN_PIPELINE);
+	c->count--;
+	c->saw_response = c->short_write = false;
+	next = oldest(c);
+	if (next)
+		request_start(t, next, now_ns);
+}
+
+/* The first byte of a request. Under lock. */
+static void opened(struct thread *t, struct conn *c, uint64_t arrival_ns, uint64_t now_ns)
+{
+	request_id id;
+
+	c->reading = true;
+	if (c->count == CONN_PIPELINE) {
+		drop(DROP_PIPELINE);
+		c->role = CONN_OTHER; /* answers can no longer be told apart */
+		end_all(t, c, now_ns, false);
+		return;
+	}
+	id = request_open(arrival_ns);
+	if (!id) {
+		c->role = CONN_OTHER;
+		end_all(t, c, now_ns, false);
+		return;
+	}
+	c->queue[(c->first + c->count) % CONN_PIPELINE] = id;
+	c->count++;
+	if (c->count == 1)
+		request_start(t, id, now_ns);
+	else
+		request_get(id)->pipelined = true;
+}
+
+static struct http_head *head_of(struct conn *c)
+{
+	struct request *r = c->reading ? request_get(newest(c)) : NULL;
+
+	return r ? &r->head : &c->head;
+}
+
+static void parse_in(struct thread *t, struct conn *c, const char *data, size_t len,
+		     uint64_t arrival_ns, uint64_t now_ns)
+{
+	enum http_event event;
+
+	do {
+		struct http_head *head = head_of(c);
+		size_t used = http_request_feed(&c->in, head, data, len, &event);
+
+		data += used;
+		len -= used;
+		switch (event) {
+		case HTTP_REQUEST_BEGIN:
+			opened(t, c, arrival_ns, now_ns);
+			if (c->role == CONN_OTHER)
+				return;
+			if (head == &c->head)
+				*head_of(c) = c->head;
+			break;
+		case HTTP_REQUEST_HEAD:
+			c->role = CONN_SERVER;
+			break;
+		case HTTP_REQUEST_END:
+			c->reading = false;
+			break;
+		case HTTP_NOT_HTTP:
+			end_all(t, c, now_ns, c->reading);
+			c->role = CONN_OTHER;
+			break;
+		case HTTP_UPGRADED:
+			c->role = CONN_OTHER;
+			break;
+		default:
+			break;
+		}
+	} while (http_more(event));
+}
+
+/* Hand each of the first @len bytes of @iov to @parse, piece by piece. */
+#define FOR_EACH_PIECE(iov, iovs, len, data, piece)                                                \
+  for (size_t left_ = (len), i_ = 0, piece; i_ < (size_t)(iovs) && left_; i_++, left_ -= piece)    \
+    if ((piece = (iov)[i_].iov_len < left_ ? (iov)[i_].iov_len : left_) != 0)                      \
+      for (const char *data = (iov)[i_].iov_base; data; data = NULL)
+
+void conn_received(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, size_t len,
+		   uint64_t arrival_ns, uint64_t now_ns)
+{
+	if (c->role == CONN_CLIENT) {
+		request_id owner = atomic_load_explicit(&c->owner, memory_order_relaxed);
+
+		if (owner && owner != t->slice.owner && request_get(owner))
+			request_resume(t, owner, now_ns, RESUME_IO);
+		else if (t->slice.owner)
+			atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
+		return;
+	}
+	if (c->role == CONN_OTHER || !lock(c))
+		return;
+	if (c->reading && newest(c) == oldest(c) && oldest(c))
+		request_resume(t, oldest(c), now_ns, RESUME_IO);
+	FOR_EACH_PIECE(iov, iovs, len, data, piece)
+	parse_in(t, c, data, piece, arrival_ns ? arrival_ns : now_ns, now_ns);
+	unlock(c);
+}
+
+void conn_sending(struct thread *t, struct conn *c)
+{
+	request_id id;
+
+	if (c->role == CONN_CLIENT) {
+		id = atomic_load_explicit(&c->owner, memory_order_relaxed);
+		if (t->slice.owner)
+			atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
+		else if (id && request_get(id))
+			request_resume(t, id, clock_ns(), RESUME_TIMER);
+		return;
+	}
+	if (c->role != CONN_SERVER || !c->count)
+		return;
+	id = oldest(c);
+	if (id && id != t->slice.owner)
+		request_resume(t, id, clock_ns(), c->short_write ? RESUME_IO : RESUME_TIMER);
+}
+
+static void parse_out(struct thread *t, struct conn *c, const char *data, size_t len,
+		      uint64_t now_ns)
+{
+	enum http_event event;
+
+	do {
+		size_t used;
+
+		if (!c->saw_response) {
+			struct request *r = request_get(oldest(c));
+
+			if (!r)
+				return;
+			http_response_expect(&c->out, r->head.is_head, r->head.is_connect);
+			c->saw_response = true;
+		}
+		used = http_response_feed(&c->out, data, len, &event);
+		if (data)
+			data += used;
+		len -= used;
+		switch (event) {
+		case HTTP_RESPONSE_END:
+			if (c->reading && c->count == 1 && http_request_abandon(&c->in))
+				c->reading = false;
+			answered(t, c, now_ns);
+			if (!c->count)
+				return;
+			break;
+		case HTTP_UPGRADED:
+			http_request_upgrade(&c->in);
+			if (c->count)
+				answered(t, c, now_ns);
+			c->role = CONN_OTHER;
+			break;
+		case HTTP_NOT_HTTP:
+			end_all(t, c, now_ns, false);
+			c->role = CONN_OTHER;
+			break;
+		default:
+			break;
+		}
+	} while (http_more(event));
+}
+
+void conn_sent(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, ssize_t len,
+	       size_t wanted, uint64_t now_ns)
+{
+	if (c->role == CONN_UNKNOWN && len > 0 && !c->reading) {
+		c->role =
+			CONN_CLIENT; /* who speaks first on a connection we did not see being made */
+		atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
+	}
+	if (c->role != CONN_SERVER || !c->count || !lock(c))
+		return;
+	c->short_write = len == -EAGAIN || (len >= 0 && (size_t)len < wanted);
+	if (len > 0 && iov) {
+		FOR_EACH_PIECE(iov, iovs, (size_t)len, data, piece)
+		if (c->count)
+			parse_out(t, c, data, piece, now_ns);
+	} else if (len > 0) {
+		parse_out(t, c, NULL, (size_t)len, now_ns);
+	} else if (len < 0 && len != -EAGAIN && len != -EINTR) {
+		end_all(t, c, now_ns, false);
+		c->role = CONN_OTHER;
+	}
+	unlock(c);
+}
+
+void conn_closing(struct thread *t, int fd, bool only_shutdown)
+{
+	uint64_t entry = in_table(fd) ? atomic_load_explicit(&table[fd], memory_order_acquire) : 0;
+	struct conn *c;
+
+	if (entry >> 32 == FD_STREAM) {
+		c = pool_at(&shared->connections, (uint32_t)entry);
+		if ((only_shutdown ||
+		     atomic_load_explicit(&c->references, memory_order_relaxed) == 1) &&
+		    c->count && lock(c)) {
+			uint64_t now = clock_ns();
+
+			if (c->saw_response && http_response_close(&c->out) == HTTP_CLOSE_END)
+				answered(t, c, now);
+			end_all(t, c, now, c->reading && c->role == CONN_UNKNOWN);
+			c->role = CONN_OTHER;
+			unlock(c);
+		}
+	}
+	if (!only_shutdown && entry)
+		entry_set(fd, entry_of(FD_UNKNOWN, 0));
+}
+
+bool conn_belongs(int fd, request_id id)
+{
+	uint64_t entry = in_table(fd) ? atomic_load_explicit(&table[fd], memory_order_acquire) : 0;
+	struct conn *c;
+
+	if (entry >> 32 != FD_STREAM)
+		return false;
+	c = pool_at(&shared->connections, (uint32_t)entry);
+	if (c->role == CONN_CLIENT)
+		return atomic_load_explicit(&c->owner, memory_order_relaxed) == id;
+	return c->count && oldest(c) == id;
+}

@@ -1,0 +1,669 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Calls on descriptors. Four shapes, one function each way:
+ *
+ *	taking bytes in    before: is this the first byte of a request? then ask for its receive timestamp too
+ *	                   after:  the connection's parser, or the request that owns the descriptor
+ *	giving bytes out   before: the request answered here becomes current;   after: the parser, perhaps the request's end
+ *	waiting for events the thread lays its request down, and begins a new slice when it returns
+ *	making descriptors what the new number is
+ *
+ * A call on something that is no stream connection (a file, a pipe, an eventfd) is timed only inside a request.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/errqueue.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent/hook/conn.h"
+#include "agent/hook/exports.h"
+#include "agent/hook/guard.h"
+#include "agent/hook/request.h"
+#include "agent/hook/wait.h"
+
+/* ---- Bytes in ---- */
+
+/* Our share of the ancillary data: one SCM_TIMESTAMPING message. */
+enum {
+	STAMP_BYTES = CMSG_SPACE(sizeof(struct scm_timestamping)),
+	HOST_CONTROL_MAX = 1024
+};
+
+/* Kernel stamps are wall time; ours is monotonic. 0 when the stamp makes no sense. */
+static uint64_t stamp_to_monotonic(const struct timespec *stamp, uint64_t now_ns)
+{
+	const uint64_t believable_ns = 3600ull * 1000000000u;
+	struct timespec wall;
+	uint64_t stamp_ns = (uint64_t)stamp->tv_sec * 1000000000u + (uint64_t)stamp->tv_nsec,
+		 wall_ns, age;
+
+	if (!stamp_ns)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &wall);
+	wall_ns = (uint64_t)wall.tv_sec * 1000000000u + (uint64_t)wall.tv_nsec;
+	age = wall_ns > stamp_ns ? wall_ns - stamp_ns : 0;
+	return age < believable_ns && age < now_ns ? now_ns - age : 0;
+}
+
+static bool is_stamp(const struct cmsghdr *m)
+{
+	return m->cmsg_level == SOL_SOCKET && m->cmsg_type == SCM_TIMESTAMPING;
+}
+
+/* Take our message out of @msg's control data, which moves up; the stamp goes to @stamp. */
+static void strip_stamp(struct msghdr *msg, struct timespec *stamp)
+{
+	char *control = msg->msg_control;
+	size_t len = msg->msg_controllen, at = 0;
+
+	while (at + sizeof(struct cmsghdr) <= len) {
+		struct cmsghdr *m = (struct cmsghdr *)(void *)(control + at);
+		size_t space = CMSG_ALIGN(m->cmsg_len);
+
+		if (m->cmsg_len < sizeof *m || space > len - at)
+			space = len - at;
+		if (is_stamp(m)) {
+			if (m->cmsg_len >= CMSG_LEN(sizeof(struct timespec)))
+				memcpy(stamp, CMSG_DATA(m), sizeof *stamp);
+			memmove(control + at, control + at + space, len - at - space);
+			len -= space;
+		} else {
+			at += space;
+		}
+	}
+	msg->msg_controllen = len;
+}
+
+/* As recvmsg(fd, host, flags), and the receive timestamp, without the host seeing anything of it. */
+static ssize_t receive_stamped(int fd, struct msghdr *host, int flags, struct timespec *stamp)
+{
+	_Alignas(struct cmsghdr) char control[HOST_CONTROL_MAX + STAMP_BYTES];
+	struct msghdr msg = *host;
+	size_t room = host->msg_control ? host->msg_controllen : 0;
+	ssize_t n;
+
+	if (room > HOST_CONTROL_MAX) { /* rare and large: the kernel writes into the host's own */
+		n = REAL(recvmsg)(fd, host, flags);
+		if (n >= 0)
+			strip_stamp(host, stamp);
+		return n;
+	}
+	msg.msg_control = control;
+	msg.msg_controllen = room + STAMP_BYTES;
+	n = REAL(recvmsg)(fd, &msg, flags);
+	if (n < 0)
+		return n;
+	strip_stamp(&msg, stamp);
+	if (msg.msg_controllen > room) {
+		msg.msg_controllen = room;
+		msg.msg_flags |= MSG_CTRUNC;
+	}
+	if (room)
+		memcpy(host->msg_control, control, msg.msg_controllen);
+	host->msg_controllen = msg.msg_controllen;
+	host->msg_namelen = msg.msg_namelen;
+	host->msg_flags = msg.msg_flags;
+	return n;
+}
+
+static void received(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, ssize_t n,
+		     int flags, const struct timespec *stamp)
+{
+	int saved = errno;
+	uint64_t now, arrival = 0;
+
+	if (n <= 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))
+		return;
+	now = clock_ns();
+	if (stamp->tv_sec)
+		arrival = stamp_to_monotonic(stamp, now);
+	conn_received(t, c, iov, iovs, (size_t)n, arrival, now);
+	errno = saved;
+}
+
+/*
+ * @host describes what the caller wants; @call is the call itself, done when no timestamp is wanted. A read that blocks
+ * without a request in hand is idle time, and what follows begins a new slice.
+ */
+#define TAKING_IN(fd, host, flags, may_stamp, call)                                                \
+  struct thread *t = hook_enter();                                                                 \
+  struct timespec stamp = { 0 };                                                                   \
+  struct conn *c;                                                                                  \
+  struct wait w;                                                                                   \
+  bool busy, stamped;                                                                              \
+  ssize_t n;                                                                                       \
+                                                                                                   \
+  if (!t)                                                                                          \
+    return call;                                                                                   \
+  c = conn_get(fd);                                                                                \
+  busy = thread_current(t) != 0;                                                                   \
+  if (!c && !busy)                                                                                 \
+    return call;                                                                                   \
+  stamped = (may_stamp) && c && conn_wants_stamp(c) &&                                             \
+	    !((flags) & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE));                                      \
+  if (busy)                                                                                        \
+    WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);                                                       \
+  n = stamped ? receive_stamped(fd, (host), (flags), &stamp) : call;                               \
+  if (busy)                                                                                        \
+    wait_end(&w);                                                                                  \
+  if (stamped && n < 0 && errno == ENOTSOCK) { /* the number was reused behind our back */         \
+    conn_forget(fd);                                                                               \
+    return call;                                                                                   \
+  }                                                                                                \
+  if (c)                                                                                           \
+    received(t, c, (host)->msg_iov, (int)(host)->msg_iovlen, n, (flags), &stamp);                  \
+  return n
+
+#define ONE_BUFFER(buffer, bytes)                                                                  \
+  struct iovec iov_ = { .iov_base = (buffer), .iov_len = (bytes) };                                \
+  struct msghdr host_ = { .msg_iov = &iov_, .msg_iovlen = 1 }
+
+EXPORT ssize_t read(int fd, void *buffer, size_t bytes)
+{
+	ONE_BUFFER(buffer, bytes);
+	TAKING_IN(fd, &host_, 0, true, REAL(read)(fd, buffer, bytes));
+}
+EXPORT_ALIAS(read, __read);
+
+EXPORT ssize_t recv(int fd, void *buffer, size_t bytes, int flags)
+{
+	ONE_BUFFER(buffer, bytes);
+	TAKING_IN(fd, &host_, flags, true, REAL(recv)(fd, buffer, bytes, flags));
+}
+EXPORT_ALIAS(recv, __recv);
+
+EXPORT ssize_t readv(int fd, const struct iovec *iov, int iovs)
+{
+	struct msghdr host = { .msg_iov = (struct iovec *)(uintptr_t)iov,
+			       .msg_iovlen = (size_t)iovs };
+
+	TAKING_IN(fd, &host, 0, true, REAL(readv)(fd, iov, iovs));
+}
+
+EXPORT ssize_t recvfrom(int fd, void *buffer, size_t bytes, int flags, struct sockaddr *from,
+			socklen_t *from_len)
+{
+	ONE_BUFFER(buffer, bytes);
+	TAKING_IN(fd, &host_, flags, !from,
+		  REAL(recvfrom)(fd, buffer, bytes, flags, from, from_len));
+}
+
+EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
+{
+	struct thread *t = hook_enter();
+	struct timespec stamp = { 0 };
+	struct conn *c;
+	struct wait w;
+	bool busy;
+	ssize_t n;
+
+	if (!t)
+		return REAL(recvmsg)(fd, msg, flags);
+	c = conn_get(fd);
+	busy = thread_current(t) != 0;
+	if (busy)
+		WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);
+	n = c && c->stamps ? receive_stamped(fd, msg, flags, &stamp)
+			   : REAL(recvmsg)(fd, msg, flags);
+	if (busy)
+		wait_end(&w);
+	if (c && n > 0)
+		received(t, c, msg->msg_iov, (int)msg->msg_iovlen, n, flags, &stamp);
+	return n;
+}
+
+/* The checked variants: the check itself is libc's own, which ends the program. */
+void __chk_fail(void) __attribute__((noreturn));
+ssize_t __read_chk(int fd, void *buffer, size_t bytes, size_t room);
+ssize_t __recv_chk(int fd, void *buffer, size_t bytes, size_t room, int flags);
+ssize_t __recvfrom_chk(int fd, void *buffer, size_t bytes, size_t room, int flags,
+		       struct sockaddr *from, socklen_t *from_len);
+ssize_t __pread_chk(int fd, void *buffer, size_t bytes, off_t at, size_t room);
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout_ms, size_t room);
+int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+		const sigset_t *mask, size_t room);
+
+#define CHECK(bytes, room)                                                                         \
+  do {                                                                                             \
+    if ((bytes) > (room))                                                                          \
+      __chk_fail();                                                                                \
+  } while (0)
+
+EXPORT ssize_t __read_chk(int fd, void *buffer, size_t bytes, size_t room)
+{
+	CHECK(bytes, room);
+	return read(fd, buffer, bytes);
+}
+
+EXPORT ssize_t __recv_chk(int fd, void *buffer, size_t bytes, size_t room, int flags)
+{
+	CHECK(bytes, room);
+	return recv(fd, buffer, bytes, flags);
+}
+
+EXPORT ssize_t __recvfrom_chk(int fd, void *buffer, size_t bytes, size_t room, int flags,
+			      struct sockaddr *from, socklen_t *from_len)
+{
+	CHECK(bytes, room);
+	return recvfrom(fd, buffer, bytes, flags, from, from_len);
+}
+
+/* Files by position, and what waits for the disk. */
+#define TIMED_IN_REQUEST(result, fd, kind, call)                                                   \
+  struct thread *t = hook_enter();                                                                 \
+  struct wait w;                                                                                   \
+  result n;                                                                                        \
+                                                                                                   \
+  if (!t || !thread_current(t))                                                                    \
+    return call;                                                                                   \
+  WAIT_BEGIN(&w, t, IO, kind, fd, 0);                                                              \
+  n = call;                                                                                        \
+  wait_end(&w);                                                                                    \
+  return n
+
+EXPORT ssize_t pread(int fd, void *buffer, size_t bytes, off_t at)
+{
+	TIMED_IN_REQUEST(ssize_t, fd, WAIT_BRIEF, REAL(pread)(fd, buffer, bytes, at));
+}
+EXPORT_ALIAS(pread, pread64);
+EXPORT_ALIAS(pread, __pread64);
+
+EXPORT ssize_t __pread_chk(int fd, void *buffer, size_t bytes, off_t at, size_t room)
+{
+	CHECK(bytes, room);
+	return pread(fd, buffer, bytes, at);
+}
+EXPORT_ALIAS(__pread_chk, __pread64_chk);
+
+EXPORT ssize_t pwrite(int fd, const void *buffer, size_t bytes, off_t at)
+{
+	TIMED_IN_REQUEST(ssize_t, fd, WAIT_BRIEF, REAL(pwrite)(fd, buffer, bytes, at));
+}
+EXPORT_ALIAS(pwrite, pwrite64);
+EXPORT_ALIAS(pwrite, __pwrite64);
+
+EXPORT int fsync(int fd)
+{
+	TIMED_IN_REQUEST(int, fd, WAIT_LONG, REAL(fsync)(fd));
+}
+
+EXPORT int fdatasync(int fd)
+{
+	TIMED_IN_REQUEST(int, fd, WAIT_LONG, REAL(fdatasync)(fd));
+}
+
+/* ---- Bytes out ---- */
+
+static size_t total(const struct iovec *iov, size_t iovs)
+{
+	size_t sum = 0;
+
+	for (size_t i = 0; i < iovs; i++)
+		sum += iov[i].iov_len;
+	return sum;
+}
+
+static void sent(struct thread *t, struct conn *c, const struct iovec *iov, size_t iovs, ssize_t n,
+		 size_t wanted)
+{
+	int saved = errno;
+
+	conn_sent(t, c, iov, (int)iovs, n < 0 ? -saved : n, wanted, clock_ns());
+	errno = saved;
+}
+
+#define GIVING_OUT(fd, iov, iovs, wanted, call)                                                    \
+  struct thread *t = hook_entered();                                                               \
+  struct conn *c;                                                                                  \
+  struct wait w;                                                                                   \
+  ssize_t n;                                                                                       \
+                                                                                                   \
+  if (!t)                                                                                          \
+    return call;                                                                                   \
+  c = conn_get(fd);                                                                                \
+  if (c)                                                                                           \
+    conn_sending(t, c);                                                                            \
+  if (!thread_current(t))                                                                          \
+    return call;                                                                                   \
+  WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);                                                        \
+  n = call;                                                                                        \
+  wait_end(&w);                                                                                    \
+  if (c)                                                                                           \
+    sent(t, c, iov, iovs, n, wanted);                                                              \
+  return n
+
+EXPORT ssize_t write(int fd, const void *buffer, size_t bytes)
+{
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = bytes };
+
+	GIVING_OUT(fd, &iov, 1, bytes, REAL(write)(fd, buffer, bytes));
+}
+EXPORT_ALIAS(write, __write);
+
+EXPORT ssize_t send(int fd, const void *buffer, size_t bytes, int flags)
+{
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = bytes };
+
+	GIVING_OUT(fd, &iov, 1, bytes, REAL(send)(fd, buffer, bytes, flags));
+}
+EXPORT_ALIAS(send, __send);
+
+EXPORT ssize_t sendto(int fd, const void *buffer, size_t bytes, int flags,
+		      const struct sockaddr *to, socklen_t to_len)
+{
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)buffer, .iov_len = bytes };
+
+	GIVING_OUT(fd, &iov, 1, bytes, REAL(sendto)(fd, buffer, bytes, flags, to, to_len));
+}
+
+EXPORT ssize_t writev(int fd, const struct iovec *iov, int iovs)
+{
+	GIVING_OUT(fd, iov, (size_t)iovs, total(iov, (size_t)iovs), REAL(writev)(fd, iov, iovs));
+}
+
+EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	GIVING_OUT(fd, msg->msg_iov, msg->msg_iovlen, total(msg->msg_iov, msg->msg_iovlen),
+		   REAL(sendmsg)(fd, msg, flags));
+}
+
+EXPORT ssize_t sendfile(int fd, int from, off_t *at, size_t bytes)
+{
+	GIVING_OUT(fd, NULL, 0, bytes, REAL(sendfile)(fd, from, at, bytes));
+}
+EXPORT_ALIAS(sendfile, sendfile64);
+
+/* ---- Events ---- */
+
+/* The thread lays down what it has: from here on it waits for whatever comes first. */
+static void events_begin(struct thread *t)
+{
+	uint64_t now = clock_ns();
+
+	request_park(t, now);
+	t->busy_ns += now > t->event_exit_ns && t->event_exit_ns ? now - t->event_exit_ns : 0;
+	t->event_exit_ns = now;
+}
+
+static void events_end(struct thread *t, uint64_t now_ns)
+{
+	int saved = errno;
+
+	t->event_exit_ns = now_ns;
+	slice_begin(t, now_ns);
+	errno = saved;
+}
+
+/* What a request that waits here is recorded under: its state is known when someone takes it up again. */
+#define EVENTS(t, fd, call)                                                                        \
+  do {                                                                                             \
+    struct wait events_;                                                                           \
+    request_id parked_ = thread_current(t);                                                        \
+                                                                                                   \
+    events_begin(t);                                                                               \
+    if (wait_enter(&events_, (t), (enum state)EVENT_WAIT, WAIT_BRIEF, (fd), 0)) {                  \
+      (t)->wait.request = parked_;                                                                 \
+      WAIT_WHERE(&(t)->wait);                                                                      \
+      wait_publish(t);                                                                             \
+    }                                                                                              \
+    n = call;                                                                                      \
+    events_end(t, wait_end_idle(&events_));                                                        \
+  } while (0)
+
+EXPORT int epoll_wait(int fd, struct epoll_event *events, int max, int timeout_ms)
+{
+	struct thread *t = hook_enter();
+	int n;
+
+	if (!t)
+		return REAL(epoll_wait)(fd, events, max, timeout_ms);
+	EVENTS(t, fd, REAL(epoll_wait)(fd, events, max, timeout_ms));
+	return n;
+}
+
+EXPORT int epoll_pwait(int fd, struct epoll_event *events, int max, int timeout_ms,
+		       const sigset_t *mask)
+{
+	struct thread *t = hook_enter();
+	int n;
+
+	if (!t)
+		return REAL(epoll_pwait)(fd, events, max, timeout_ms, mask);
+	EVENTS(t, fd, REAL(epoll_pwait)(fd, events, max, timeout_ms, mask));
+	return n;
+}
+
+/* poll and select are event loops, too, unless a request waits for its own descriptors only, or for nothing but time. */
+static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t count)
+{
+	request_id id = thread_current(t);
+
+	if (!id || count > 4)
+		return false;
+	for (nfds_t i = 0; i < count; i++)
+		if (fds[i].fd >= 0 && !conn_belongs(fds[i].fd, id))
+			return false;
+	return true;
+}
+
+#define POLLING(fds, count, call)                                                                  \
+  struct thread *t = hook_enter();                                                                 \
+  struct wait w;                                                                                   \
+  int n;                                                                                           \
+                                                                                                   \
+  if (!t)                                                                                          \
+    return call;                                                                                   \
+  if (all_own(t, fds, count)) {                                                                    \
+    WAIT_BEGIN(&w, t, (count) ? IO : SLEEP, WAIT_LONG, (count) ? (fds)[0].fd : -1, 0);             \
+    n = call;                                                                                      \
+    wait_end(&w);                                                                                  \
+  } else {                                                                                         \
+    EVENTS(t, -1, call);                                                                           \
+  }                                                                                                \
+  return n
+
+EXPORT int poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+	POLLING(fds, count, REAL(poll)(fds, count, timeout_ms));
+}
+EXPORT_ALIAS(poll, __poll);
+
+EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+		 const sigset_t *mask)
+{
+	POLLING(fds, count, REAL(ppoll)(fds, count, timeout, mask));
+}
+
+EXPORT int __poll_chk(struct pollfd *fds, nfds_t count, int timeout_ms, size_t room)
+{
+	CHECK(count, room / sizeof *fds);
+	return poll(fds, count, timeout_ms);
+}
+
+EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+		       const sigset_t *mask, size_t room)
+{
+	CHECK(count, room / sizeof *fds);
+	return ppoll(fds, count, timeout, mask);
+}
+
+/* The descriptors of a select as a poll would name them, when they are few. */
+static nfds_t select_to_poll(int count, const fd_set *in, const fd_set *out, struct pollfd *fds,
+			     nfds_t max)
+{
+	nfds_t found = 0;
+
+	for (int fd = 0; fd < count && fd < FD_SETSIZE; fd++) {
+		if (!(in && FD_ISSET(fd, in)) && !(out && FD_ISSET(fd, out)))
+			continue;
+		if (found == max)
+			return max + 1; /* more than anyone waits for in a request */
+		fds[found++] = (struct pollfd){ .fd = fd };
+	}
+	return found;
+}
+
+#define SELECTING(count, in, out, call)                                                            \
+  struct pollfd fds_[4];                                                                           \
+  nfds_t found_ =                                                                                  \
+	  tls.self && thread_current(tls.self) ? select_to_poll(count, in, out, fds_, 4) : 5;      \
+                                                                                                   \
+  POLLING(fds_, found_, call)
+
+EXPORT int select(int count, fd_set *in, fd_set *out, fd_set *except, struct timeval *timeout)
+{
+	SELECTING(count, in, out, REAL(select)(count, in, out, except, timeout));
+}
+EXPORT_ALIAS(select, __select);
+
+EXPORT int pselect(int count, fd_set *in, fd_set *out, fd_set *except,
+		   const struct timespec *timeout, const sigset_t *mask)
+{
+	SELECTING(count, in, out, REAL(pselect)(count, in, out, except, timeout, mask));
+}
+
+/* ---- Descriptors ---- */
+
+/* A thread that takes a connection lays down what it had; the time it waits for one is idle. */
+#define ACCEPTING(fd, call)                                                                        \
+  struct thread *t = hook_enter();                                                                 \
+  int n, saved;                                                                                    \
+                                                                                                   \
+  if (!t)                                                                                          \
+    return call;                                                                                   \
+  saved = errno;                                                                                   \
+  if (thread_current(t))                                                                           \
+    request_park(t, clock_ns());                                                                   \
+  errno = saved;                                                                                   \
+  n = call;                                                                                        \
+  saved = errno;                                                                                   \
+  if (n >= 0)                                                                                      \
+    conn_accepted(n, conn_listening(fd));                                                          \
+  slice_begin(t, clock_ns());                                                                      \
+  errno = saved;                                                                                   \
+  return n
+
+EXPORT int accept(int fd, struct sockaddr *from, socklen_t *len)
+{
+	ACCEPTING(fd, REAL(accept)(fd, from, len));
+}
+
+EXPORT int accept4(int fd, struct sockaddr *from, socklen_t *len, int flags)
+{
+	ACCEPTING(fd, REAL(accept4)(fd, from, len, flags));
+}
+
+EXPORT int connect(int fd, const struct sockaddr *to, socklen_t len)
+{
+	struct thread *t = hook_enter();
+	struct wait w;
+	int n;
+
+	if (!t)
+		return REAL(connect)(fd, to, len);
+	conn_connecting(fd, thread_current(t));
+	if (!thread_current(t))
+		return REAL(connect)(fd, to, len);
+	WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);
+	n = REAL(connect)(fd, to, len);
+	wait_end(&w);
+	return n;
+}
+EXPORT_ALIAS(connect, __connect);
+
+EXPORT int socket(int domain, int type, int protocol)
+{
+	int fd = REAL(socket)(domain, type, protocol);
+
+	if (fd >= 0 && hook_entered())
+		conn_forget(fd);
+	return fd;
+}
+
+EXPORT int listen(int fd, int backlog)
+{
+	int n = REAL(listen)(fd, backlog);
+
+	if (n == 0 && hook_enter())
+		conn_set_listening(fd, conn_stamp(fd));
+	return n;
+}
+
+EXPORT int shutdown(int fd, int how)
+{
+	struct thread *t = hook_entered();
+
+	if (t && how != SHUT_RD) {
+		int saved = errno;
+
+		conn_closing(t, fd, true);
+		errno = saved;
+	}
+	return REAL(shutdown)(fd, how);
+}
+
+EXPORT int close(int fd)
+{
+	struct thread *t = hook_entered();
+
+	if (t) {
+		int saved = errno;
+
+		conn_closing(t, fd, false);
+		errno = saved;
+	}
+	return REAL(close)(fd);
+}
+EXPORT_ALIAS(close, __close);
+
+EXPORT int dup(int fd)
+{
+	int copy = REAL(dup)(fd);
+
+	if (copy >= 0 && hook_entered())
+		conn_duplicated(fd, copy);
+	return copy;
+}
+
+#define DUPLICATING(fd, copy, call)                                                                \
+  struct thread *t = hook_entered();                                                               \
+  int n;                                                                                           \
+                                                                                                   \
+  if (!t)                                                                                          \
+    return call;                                                                                   \
+  if ((fd) != (copy))                                                                              \
+    conn_closing(t, copy, false);                                                                  \
+  n = call;                                                                                        \
+  if (n >= 0 && (fd) != (copy))                                                                    \
+    conn_duplicated(fd, copy);                                                                     \
+  return n
+
+EXPORT int dup2(int fd, int copy)
+{
+	DUPLICATING(fd, copy, REAL(dup2)(fd, copy));
+}
+EXPORT_ALIAS(dup2, __dup2);
+
+EXPORT int dup3(int fd, int copy, int flags)
+{
+	DUPLICATING(fd, copy, REAL(dup3)(fd, copy, flags));
+}
+
+static bool about_stamps(int level, int option)
+{
+	return level == SOL_SOCKET &&
+	       (option == SO_TIMESTAMP || option == SO_TIMESTAMPNS || option == SO_TIMESTAMPING ||
+		option == SO_TIMESTAMP_NEW || option == SO_TIMESTAMPNS_NEW ||
+		option == SO_TIMESTAMPING_NEW);
+}
+
+EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+	if (unlikely(about_stamps(level, option)) && hook_entered())
+		conn_host_stamps(fd);
+	return REAL(setsockopt)(fd, level, option, value, len);
+}

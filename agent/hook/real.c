@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See real.h. Condition variables exist in two versions on x86_64; dlsym gives the default one, GLIBC_2.3.2, which is
+ * what every program built since 2003 calls.
+ */
+#include "agent/hook/real.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+struct real real;
+
+const char *real_start(void)
+{
+	static const struct {
+		const char *name;
+		void *slot;
+	} functions[] = {
+#define X(result, name, parameters) { #name, &real.name },
+		REAL_FUNCTIONS(X)
+#undef X
+			{ "_exit", &real.exit_now },
+	};
+
+	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+		void *address = dlsym(RTLD_NEXT, functions[i].name);
+
+		if (!address)
+			return functions[i].name;
+		memcpy(functions[i].slot, &address, sizeof address);
+	}
+	return NULL;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The next definition of every function we interpose, and of those the agent calls itself. All are resolved once, at
+ * start, from names known to exist: a failing dlsym allocates. Context: any, constant after real_start().
+ */
+#ifndef AGENT_REAL_H
+#define AGENT_REAL_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+
+/* result, name, parameters */
+#define REAL_FUNCTIONS(X)                                                                          \
+  X(ssize_t, read, (int, void *, size_t))                                                          \
+  X(ssize_t, pread, (int, void *, size_t, off_t))                                                  \
+  X(ssize_t, readv, (int, const struct iovec *, int))                                              \
+  X(ssize_t, recv, (int, void *, size_t, int))                                                     \
+  X(ssize_t, recvfrom, (int, void *, size_t, int, struct sockaddr *, socklen_t *))                 \
+  X(ssize_t, recvmsg, (int, struct msghdr *, int))                                                 \
+  X(ssize_t, write, (int, const void *, size_t))                                                   \
+  X(ssize_t, pwrite, (int, const void *, size_t, off_t))                                           \
+  X(ssize_t, writev, (int, const struct iovec *, int))                                             \
+  X(ssize_t, send, (int, const void *, size_t, int))                                               \
+  X(ssize_t, sendto, (int, const void *, size_t, int, const struct sockaddr *, socklen_t))         \
+  X(ssize_t, sendmsg, (int, const struct msghdr *, int))                                           \
+  X(ssize_t, sendfile, (int, int, off_t *, size_t))                                                \
+  X(int, fsync, (int))                                                                             \
+  X(int, fdatasync, (int))                                                                         \
+  X(int, accept, (int, struct sockaddr *, socklen_t *))                                            \
+  X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                      \
+  X(int, connect, (int, const struct sockaddr *, socklen_t))                                       \
+  X(int, socket, (int, int, int))                                                                  \
+  X(int, listen, (int, int))                                                                       \
+  X(int, shutdown, (int, int))                                                                     \
+  X(int, close, (int))                                                                             \
+  X(int, dup, (int))                                                                               \
+  X(int, dup2, (int, int))                                                                         \
+  X(int, dup3, (int, int, int))                                                                    \
+  X(int, setsockopt, (int, int, int, const void *, socklen_t))                                     \
+  X(int, getsockopt, (int, int, int, void *, socklen_t *))                                         \
+  X(int, poll, (struct pollfd *, nfds_t, int))                                                     \
+  X(int, ppoll, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))              \
+  X(int, select, (int, fd_set *, fd_set *, fd_set *, struct timeval *))                            \
+  X(int, pselect, (int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *))  \
+  X(int, epoll_wait, (int, struct epoll_event *, int, int))                                        \
+  X(int, epoll_pwait, (int, struct epoll_event *, int, int, const sigset_t *))                     \
+  X(int, nanosleep, (const struct timespec *, struct timespec *))                                  \
+  X(int, clock_nanosleep, (clockid_t, int, const struct timespec *, struct timespec *))            \
+  X(int, usleep, (useconds_t))                                                                     \
+  X(unsigned, sleep, (unsigned))                                                                   \
+  X(int, pthread_create, (pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))         \
+  X(int, pthread_join, (pthread_t, void **))                                                       \
+  X(int, pthread_timedjoin_np, (pthread_t, void **, const struct timespec *))                      \
+  X(int, pthread_clockjoin_np, (pthread_t, void **, clockid_t, const struct timespec *))           \
+  X(int, pthread_mutex_lock, (pthread_mutex_t *))                                                  \
+  X(int, pthread_mutex_trylock, (pthread_mutex_t *))                                               \
+  X(int, pthread_mutex_timedlock, (pthread_mutex_t *, const struct timespec *))                    \
+  X(int, pthread_mutex_clocklock, (pthread_mutex_t *, clockid_t, const struct timespec *))         \
+  X(int, pthread_rwlock_rdlock, (pthread_rwlock_t *))                                              \
+  X(int, pthread_rwlock_tryrdlock, (pthread_rwlock_t *))                                           \
+  X(int, pthread_rwlock_timedrdlock, (pthread_rwlock_t *, const struct timespec *))                \
+  X(int, pthread_rwlock_clockrdlock, (pthread_rwlock_t *, clockid_t, const struct timespec *))     \
+  X(int, pthread_rwlock_wrlock, (pthread_rwlock_t *))                                              \
+  X(int, pthread_rwlock_trywrlock, (pthread_rwlock_t *))                                           \
+  X(int, pthread_rwlock_timedwrlock, (pthread_rwlock_t *, const struct timespec *))                \
+  X(int, pthread_rwlock_clockwrlock, (pthread_rwlock_t *, clockid_t, const struct timespec *))     \
+  X(int, pthread_cond_wait, (pthread_cond_t *, pthread_mutex_t *))                                 \
+  X(int, pthread_cond_timedwait, (pthread_cond_t *, pthread_mutex_t *, const struct timespec *))   \
+  X(int, pthread_cond_clockwait,                                                                   \
+    (pthread_cond_t *, pthread_mutex_t *, clockid_t, const struct timespec *))                     \
+  X(int, sem_wait, (sem_t *))                                                                      \
+  X(int, sem_trywait, (sem_t *))                                                                   \
+  X(int, sem_timedwait, (sem_t *, const struct timespec *))                                        \
+  X(int, sem_clockwait, (sem_t *, clockid_t, const struct timespec *))                             \
+  X(int, pthread_sigmask, (int, const sigset_t *, sigset_t *))                                     \
+  X(int, sigprocmask, (int, const sigset_t *, sigset_t *))                                         \
+  X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                           \
+  X(pid_t, fork, (void))                                                                           \
+  X(int, execve, (const char *, char *const *, char *const *))                                     \
+  X(int, execvpe, (const char *, char *const *, char *const *))                                    \
+  X(int, fexecve, (int, char *const *, char *const *))
+
+struct real {
+#define X(result, name, parameters) result(*name) parameters;
+	REAL_FUNCTIONS(X)
+#undef X
+	void (*exit_now)(int) __attribute__((noreturn)); /* _exit */
+};
+
+extern struct real real;
+
+/** Resolve everything. Context: agent start. Returns the name of a function that libc does not have, or NULL. */
+const char *real_start(void);
+
+#endif

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See request.h. Charging a slice of a thread (wall time from start to end on one thread):
+ *
+ *	wall = cpu + waits + rest          cpu: thread CPU clock, waits: wrapped calls that blocked
+ *
+ * A wait's time contains the CPU time of its own system call, so cpu + waits may exceed wall: then the waits give way,
+ * io first, because its calls are the ones that work. What is left over was spent runnable without a processor, as far
+ * as the kernel's run-queue delay says so; beyond that it is `other`.
+ */
+#include "agent/hook/request.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* 200 a second at 4 us each is 0.08 % of a thread. */
+enum {
+	SCHED_READS_PER_S = 200,
+	SCHED_BURST = 40,
+	REST_WORTH_ASKING_NS = 100000
+};
+
+/* Tries before a thread goes without a lock that another one holds for some 100 ns. */
+enum {
+	LOCK_SPINS = 200
+};
+
+static struct request *slot_of(request_id id)
+{
+	return pool_at(&shared->requests, (uint32_t)id);
+}
+
+struct request *request_get(request_id id)
+{
+	struct request *r;
+
+	if (id == 0 || (uint32_t)id > shared->requests.cap)
+		return NULL;
+	r = slot_of(id);
+	if (atomic_load_explicit(&r->generation, memory_order_acquire) != (uint32_t)(id >> 32))
+		return NULL;
+	return atomic_load_explicit(&r->life, memory_order_acquire) == REQUEST_ACTIVE ? r : NULL;
+}
+
+static bool lock(struct request *r)
+{
+	for (unsigned i = 0; i < LOCK_SPINS; i++) {
+		if (!atomic_exchange_explicit(&r->lock, 1, memory_order_acquire))
+			return true;
+#if defined(__x86_64__)
+		__builtin_ia32_pause();
+#endif
+	}
+	drop(DROP_RACED);
+	return false;
+}
+
+static void unlock(struct request *r)
+{
+	atomic_store_explicit(&r->lock, 0, memory_order_release);
+}
+
+/* Locked and still the one called @id, or NULL. */
+static struct request *lock_get(request_id id)
+{
+	struct request *r = request_get(id);
+
+	if (!r || !lock(r))
+		return NULL;
+	if (request_get(id) == r)
+		return r;
+	unlock(r);
+	return NULL;
+}
+
+bool sched_read(struct thread *t, uint64_t now_ns, uint64_t *runq_ns)
+{
+	/* A token bucket kept as the moment at which it would be full again. */
+	const uint64_t token_ns = 1000000000u / SCHED_READS_PER_S;
+	int saved = errno, fd;
+	char text[64];
+	ssize_t len;
+	uint64_t value = 0;
+	const char *p;
+
+	if (t->sched_tokens_at_ns < now_ns)
+		t->sched_tokens_at_ns = now_ns;
+	if (t->sched_tokens_at_ns - now_ns > SCHED_BURST * token_ns)
+		return false;
+	t->sched_tokens_at_ns += token_ns;
+
+	fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/schedstat",
+			  O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		errno = saved;
+		return false;
+	}
+	len = syscall(SYS_read, fd, text, sizeof text - 1);
+	syscall(SYS_close, fd);
+	errno = saved;
+	if (len <= 0)
+		return false;
+	text[len] = '\0';
+	p = memchr(text, ' ', (size_t)len); /* "cpu-ns run-queue-ns slices" */
+	if (!p)
+		return false;
+	for (p++; *p >= '0' && *p <= '9'; p++)
+		value = value * 10 + (uint64_t)(*p - '0');
+	t->sched_last_ns = value;
+	*runq_ns = value;
+	return true;
+}
+
+static uint64_t take(uint64_t *from, uint64_t ns)
+{
+	uint64_t taken = *from < ns ? *from : ns;
+
+	*from -= taken;
+	return taken;
+}
+
+/* Charge the slice of @t, which ends at @now_ns, to @r. Under lock. */
+static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_t cpu_now_ns)
+{
+	struct slice *s = &t->slice;
+	uint64_t from = s->start_ns > r->accounted_ns ? s->start_ns : r->accounted_ns;
+	uint64_t wall = now_ns > from ? now_ns - from : 0;
+	uint64_t io = s->wait_ns[IO], lck = s->wait_ns[LOCK], sleep = s->wait_ns[SLEEP],
+		 runq = s->runq_ns;
+	uint64_t waits = io + lck + sleep + runq;
+	uint64_t cpu = s->cpu_ns && cpu_now_ns > s->cpu_ns ? cpu_now_ns - s->cpu_ns : 0;
+	uint64_t rest, delay, last = t->sched_last_ns;
+
+	if (!s->cpu_ns) /* nobody had read the clock at the boundary: what did not wait, ran */
+		cpu = wall > waits ? wall - waits : 0;
+	if (cpu > wall)
+		cpu = wall;
+	if (cpu + waits > wall) {
+		uint64_t excess = cpu + waits - wall;
+
+		excess -= take(&io, excess);
+		excess -= take(&lck, excess);
+		excess -= take(&sleep, excess);
+		take(&runq, excess);
+	}
+	rest = wall - cpu - io - lck - sleep - runq;
+	delay = rest;
+	if (rest > REST_WORTH_ASKING_NS && sched_read(t, now_ns, &delay))
+		delay = last && delay - last < rest ? delay - last : rest;
+	r->ledger_ns[CPU] += cpu;
+	r->ledger_ns[IO] += io;
+	r->ledger_ns[LOCK] += lck;
+	r->ledger_ns[SLEEP] += sleep;
+	r->ledger_ns[RUNQ] += runq + delay;
+	r->ledger_ns[OTHER] += rest - delay;
+	if (now_ns > r->accounted_ns)
+		r->accounted_ns = now_ns;
+}
+
+static void slice_reset(struct thread *t, request_id owner, uint64_t now_ns, uint64_t cpu_ns)
+{
+	t->slice = (struct slice){ .owner = owner, .start_ns = now_ns, .cpu_ns = cpu_ns };
+	atomic_store_explicit(&t->current, owner, memory_order_relaxed);
+}
+
+/* The CPU clock costs a system call: read it only while someone could ask for the answer. */
+static uint64_t cpu_if_useful(void)
+{
+	return atomic_load_explicit(&shared->active_requests, memory_order_relaxed) ? clock_cpu_ns()
+										    : 0;
+}
+
+void slice_begin(struct thread *t, uint64_t now_ns)
+{
+	slice_reset(t, 0, now_ns, cpu_if_useful());
+}
+
+/* Total time the thread has spent outside event waits, at @now_ns. */
+static uint64_t busy_at(const struct thread *t, uint64_t now_ns)
+{
+	return t->busy_ns + (now_ns > t->event_exit_ns ? now_ns - t->event_exit_ns : 0);
+}
+
+request_id request_open(uint64_t arrival_ns)
+{
+	uint32_t index = pool_take(&shared->requests);
+	struct request *r;
+	uint32_t generation;
+
+	if (index == POOL_NONE) {
+		drop(DROP_REQUESTS);
+		return 0;
+	}
+	r = pool_at(&shared->requests, index);
+	generation = atomic_load_explicit(&r->generation, memory_order_relaxed) + 1;
+	if (generation == 0)
+		generation = 1;
+	memset(r->ledger_ns, 0, sizeof r->ledger_ns);
+	memset(r->event_wait_ns, 0, sizeof r->event_wait_ns);
+	r->arrival_ns = r->accounted_ns = arrival_ns;
+	r->thread = 0;
+	r->parked = true;
+	r->detached = r->pipelined = r->awaits_peer = r->failed = r->named = false;
+	r->status = 0;
+	r->head.method[0] = r->head.path[0] = r->route[0] = '\0';
+	atomic_store_explicit(&r->labels, 0, memory_order_relaxed);
+	atomic_store_explicit(&r->generation, generation, memory_order_relaxed);
+	atomic_store_explicit(&r->life, REQUEST_ACTIVE, memory_order_release);
+	atomic_fetch_add_explicit(&shared->active_requests, 1, memory_order_relaxed);
+	return (uint64_t)generation << 32 | index;
+}
+
+/* Close the slice of @t at @now_ns, for its owner if it has one. Returns the CPU clock, read once for both sides. */
+static uint64_t slice_close(struct thread *t, uint64_t now_ns)
+{
+	uint64_t cpu = clock_cpu_ns();
+	struct request *r = t->slice.owner ? lock_get(t->slice.owner) : NULL;
+
+	if (r) {
+		charge(t, r, now_ns, cpu);
+		unlock(r);
+	}
+	return cpu;
+}
+
+void request_start(struct thread *t, request_id id, uint64_t now_ns)
+{
+	uint64_t cpu;
+	struct request *r;
+
+	if (t->slice.owner && t->slice.owner != id)
+		request_park(t, now_ns);
+	cpu = clock_cpu_ns();
+	r = lock_get(id);
+	if (!r)
+		return;
+	if (now_ns > r->accounted_ns) {
+		r->ledger_ns[QUEUE] += now_ns - r->accounted_ns;
+		r->accounted_ns = now_ns;
+	}
+	r->parked = r->pipelined = false;
+	r->thread = t->index;
+	unlock(r);
+	slice_reset(t, id, now_ns, cpu);
+}
+
+/* What [accounted, until] was, for a request that comes back to @t. Under lock. */
+static void charge_parked(struct thread *t, struct request *r, uint64_t until_ns, enum resume why)
+{
+	static const enum state state_of[] = { [RESUME_IO] = IO,
+					       [RESUME_TIMER] = SLEEP,
+					       [RESUME_HANDOVER] = LOCK,
+					       [RESUME_TURN] = QUEUE };
+	uint64_t parked, loop = 0;
+
+	if (until_ns <= r->accounted_ns)
+		return;
+	parked = until_ns - r->accounted_ns;
+	if (r->thread == t->index && !r->detached && !r->pipelined) {
+		uint64_t busy = busy_at(t, until_ns);
+
+		loop = busy > r->parked_busy_ns ? busy - r->parked_busy_ns : 0;
+		if (loop > parked)
+			loop = parked;
+	} else if (!r->pipelined && why != RESUME_IO) {
+		why = RESUME_HANDOVER; /* another thread takes it up */
+	}
+	r->ledger_ns[LOOP] += loop;
+	r->ledger_ns[state_of[why]] += parked - loop;
+	if (!r->pipelined)
+		r->event_wait_ns[state_of[why]] += parked - loop;
+	r->accounted_ns = until_ns;
+}
+
+void request_resume(struct thread *t, request_id id, uint64_t now_ns, enum resume why)
+{
+	struct request *r;
+	uint64_t cpu;
+
+	if (t->slice.owner == id)
+		return;
+	if (t->slice.owner) {
+		/* The thread turns from one request to another: the new one begins here. */
+		request_park(t, now_ns);
+		cpu = t->slice.cpu_ns ? t->slice.cpu_ns : clock_cpu_ns();
+		slice_reset(t, 0, now_ns, cpu);
+	}
+	r = lock_get(id);
+	if (!r)
+		return;
+	if (r->parked || r->thread != t->index) {
+		charge_parked(t, r, t->slice.start_ns, why);
+		if (r->parked && r->thread == t->index && t->parked)
+			t->parked--;
+		r->parked = r->detached = r->pipelined = false;
+		r->thread = t->index;
+	}
+	unlock(r);
+	t->slice.owner = id;
+	atomic_store_explicit(&t->current, id, memory_order_relaxed);
+}
+
+request_id request_park(struct thread *t, uint64_t now_ns)
+{
+	request_id id = t->slice.owner;
+	uint64_t cpu;
+	struct request *r;
+
+	if (!id)
+		return 0;
+	cpu = clock_cpu_ns();
+	r = lock_get(id);
+	if (r) {
+		charge(t, r, now_ns, cpu);
+		if (r->thread == t->index) {
+			r->parked = true;
+			r->parked_busy_ns = busy_at(t, now_ns);
+			t->parked++;
+		}
+		unlock(r);
+	}
+	slice_reset(t, 0, now_ns, cpu);
+	return r ? id : 0;
+}
+
+void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t status, bool failed)
+{
+	struct request *r;
+
+	request_resume(t, id, now_ns, RESUME_TIMER);
+	if (t->slice.owner == id) {
+		uint64_t cpu = slice_close(t, now_ns);
+
+		slice_reset(t, 0, now_ns, cpu);
+	}
+	r = lock_get(id);
+	if (!r)
+		return;
+	if (r->accounted_ns < now_ns) { /* its slice could not be charged: a race lost */
+		r->ledger_ns[OTHER] += now_ns - r->accounted_ns;
+		r->accounted_ns = now_ns;
+	}
+	r->end_ns = r->accounted_ns;
+	r->status = status;
+	r->failed = failed;
+	atomic_store_explicit(&r->life, REQUEST_DONE, memory_order_release);
+	unlock(r);
+	atomic_fetch_sub_explicit(&shared->active_requests, 1, memory_order_relaxed);
+	pool_push(&shared->requests, &shared->done, (uint32_t)id);
+}
+
+void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
+{
+	struct request *r = lock_get(id);
+
+	if (!r)
+		return;
+	atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
+	unlock(r);
+	atomic_fetch_sub_explicit(&shared->active_requests, 1, memory_order_relaxed);
+	pool_give(&shared->requests, (uint32_t)id);
+	if (t->slice.owner == id)
+		slice_begin(t, now_ns);
+}

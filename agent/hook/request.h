@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Requests and their ledgers. A request's time is charged along one line: accounted_ns is the moment up to which its
+ * ledger is complete, and every step charges [accounted_ns, now] to some state and moves it on. So the states add up to
+ * the latency by construction, whatever happens in between.
+ *
+ *	arrival        read          parked        taken up          last byte sent
+ *	|---- queue ----|-- a slice --|-- parked ----|-- a slice --------|
+ *	                 cpu+waits     loop + io|sleep|lock
+ *
+ * A request is worked on by the thread whose slice it owns, or it is parked. Everything here is called on host threads
+ * inside hooks; a request is changed only under its try-lock, and who does not get it goes without.
+ */
+#ifndef AGENT_REQUEST_H
+#define AGENT_REQUEST_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/hook/http.h"
+#include "agent/thread.h"
+
+enum {
+	REQUEST_NAME_BYTES = 128,
+	REQUEST_LABELS = 4,
+	LABEL_KEY_BYTES = 32,
+	LABEL_VALUE_BYTES = 64
+};
+
+enum request_life {
+	REQUEST_FREE,
+	REQUEST_ACTIVE,
+	REQUEST_DONE
+};
+
+/* Why a request came back to a thread, which says what its parked time was spent on. */
+enum resume {
+	RESUME_IO,
+	RESUME_TIMER,
+	RESUME_HANDOVER,
+	RESUME_TURN
+};
+
+struct request {
+	struct pool_link link;
+	_Atomic uint32_t
+		generation; /* grows when the slot is taken; with the index it makes the request_id */
+	_Atomic uint32_t life;
+	_Atomic uint32_t lock;
+
+	/* under lock */
+	uint64_t arrival_ns;
+	uint64_t accounted_ns;
+	uint64_t ledger_ns[STATES];
+	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
+	uint32_t thread;         /* index of the thread that works on it or parked it */
+	bool parked;
+	bool detached;
+	bool pipelined;   /* read, but behind another one of its connection */
+	bool awaits_peer; /* parked after writing to its own connection in vain, or to a peer */
+	bool failed;
+	bool named; /* route[] was given by the host */
+	uint32_t status;
+	uint64_t end_ns;
+	uint64_t event_wait_ns[STATES]; /* parked time by state: what EVENT_WAIT samples become */
+
+	struct http_head head;
+	char route[REQUEST_NAME_BYTES];
+	_Atomic uint32_t labels;
+	char label_key[REQUEST_LABELS][LABEL_KEY_BYTES];
+	char label_value[REQUEST_LABELS][LABEL_VALUE_BYTES];
+};
+
+/** The active request called @id, or NULL when it has ended. */
+struct request *request_get(request_id id);
+
+/** Take a slot for a request that arrived at @arrival_ns. 0 when none is free (counted). It is parked nowhere yet. */
+request_id request_open(uint64_t arrival_ns);
+
+/** @t works on @id from @now_ns on; its time until now was `queue`. */
+void request_start(struct thread *t, request_id id, uint64_t now_ns);
+
+/** @t is found to work on @id: what it did since its last boundary was for it, too. No effect when it already does. */
+void request_resume(struct thread *t, request_id id, uint64_t now_ns, enum resume why);
+
+/** @t lays its request down, if it has one: it is parked from @now_ns on. Returns it, or 0. */
+request_id request_park(struct thread *t, uint64_t now_ns);
+
+/** The request ends at @now_ns; it goes to the agent's thread. Ending a request that has ended does nothing. */
+void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t status, bool failed);
+
+/** @id was no request after all: as if it had never been. */
+void request_cancel(struct thread *t, request_id id, uint64_t now_ns);
+
+/** A boundary without an owner: what @t did before @now_ns belongs to nobody. */
+void slice_begin(struct thread *t, uint64_t now_ns);
+
+/** Time @t waited inside its slice. */
+static inline void slice_wait(struct thread *t, enum state state, uint64_t ns)
+{
+	t->slice.wait_ns[state] += ns;
+}
+
+/**
+ * The calling thread's run-queue delay in ns so far, from its schedstat file, opened and closed again (4 us), at most
+ * SCHED_READS_PER_S times a second and thread. Returns false beyond that, or when the file cannot be read.
+ */
+bool sched_read(struct thread *t, uint64_t now_ns, uint64_t *runq_ns);
+
+#endif

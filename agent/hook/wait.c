@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See wait.h. The slot belongs to the thread; nothing here locks or allocates.
+ */
+#include "agent/hook/wait.h"
+
+#include <errno.h>
+
+#include "agent/hook/request.h"
+
+/* Below this a wait is not worth the two reads of schedstat that part it into waiting and run queue. */
+enum {
+	WAIT_SPLIT_MIN_NS = 100000
+};
+
+static bool slot_busy(const struct thread *t)
+{
+	return atomic_load_explicit(&t->wait.seq, memory_order_relaxed) & 1;
+}
+
+bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_kind kind, int fd,
+		uintptr_t object)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+
+	w->t = t;
+	w->state = state;
+	/*
+	 * A busy slot is an outer wait when we are deeper on the same stack; otherwise the host jumped out of it
+	 * (siglongjmp) or runs on another stack: then it is stale, and ours from now on.
+	 */
+	w->nested = slot_busy(t) && here < t->wait.sp && t->wait.sp - here < 1u << 20;
+	if (w->nested)
+		return false;
+	if (slot_busy(t))
+		wait_publish(t);
+	atomic_fetch_add_explicit(&shared->waits, 1, memory_order_relaxed);
+	w->start_ns = clock_ns();
+	w->split = kind == WAIT_LONG &&
+		   atomic_load_explicit(&t->current, memory_order_relaxed) != 0 &&
+		   sched_read(t, w->start_ns, &w->runq_ns);
+	t->wait.state = (uint8_t)state;
+	t->wait.fd = fd;
+	t->wait.object = object;
+	t->wait.start_ns = w->start_ns;
+	t->wait.request = atomic_load_explicit(&t->current, memory_order_relaxed);
+	return true;
+}
+
+uint64_t wait_end(struct wait *w)
+{
+	int saved = errno;
+	struct thread *t = w->t;
+	uint64_t now = clock_ns(), runq, waited = 0;
+
+	if (w->nested)
+		return now;
+	wait_publish(t);
+	waited = now - w->start_ns;
+	if (w->split && waited >= WAIT_SPLIT_MIN_NS && sched_read(t, now, &runq)) {
+		uint64_t delay = runq - w->runq_ns;
+
+		if (delay > waited)
+			delay = waited;
+		waited -= delay;
+		t->slice.runq_ns += delay;
+	}
+	slice_wait(t, w->state, waited);
+	errno = saved;
+	return now;
+}
+
+uint64_t wait_end_idle(struct wait *w)
+{
+	if (!w->nested)
+		wait_publish(w->t);
+	return clock_ns();
+}

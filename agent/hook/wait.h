@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Timing one call that may block, and showing it to the agent's thread while it does.
+ *
+ *	struct wait w;
+ *	WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);
+ *	result = real.read(fd, ...);
+ *	wait_end(&w);
+ *
+ * WAIT_BEGIN is a macro because it notes where the calling wrapper itself stands: the stack as the agent will unwind it.
+ */
+#ifndef AGENT_WAIT_H
+#define AGENT_WAIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/thread.h"
+
+/* BRIEF: mostly answered at once (a write); LONG: worth asking the kernel how much of it was run-queue delay. */
+enum wait_kind {
+	WAIT_BRIEF,
+	WAIT_LONG
+};
+
+struct wait {
+	struct thread *t;
+	uint64_t start_ns;
+	uint64_t runq_ns; /* run-queue delay at the start, valid when split */
+	bool split;
+	bool nested; /* inside another wait: a signal handler of the host ran in it */
+	enum state state;
+};
+
+/** The frame of the caller, for WAIT_BEGIN. */
+#if defined(__x86_64__)
+#  define WAIT_WHERE(slot)                                                                         \
+    __asm__ volatile("lea 0(%%rip), %0\n\tmov %%rsp, %1\n\tmov %%rbp, %2"                          \
+		     : "=&r"((slot)->pc), "=&r"((slot)->sp), "=&r"((slot)->fp))
+#else
+#  define WAIT_WHERE(slot)                                                                         \
+    ((slot)->pc = 0, (slot)->sp = (uintptr_t)__builtin_frame_address(0),                           \
+     (slot)->fp = (uintptr_t)__builtin_frame_address(0))
+#endif
+
+#define WAIT_BEGIN(w, thread, state_, kind_, fd_, object_)                                         \
+  do {                                                                                             \
+    if (wait_enter((w), (thread), (state_), (kind_), (fd_), (uintptr_t)(object_))) {               \
+      WAIT_WHERE(&(w)->t->wait);                                                                   \
+      wait_publish((w)->t);                                                                        \
+    }                                                                                              \
+  } while (0)
+
+/** First half of WAIT_BEGIN: false when nested, then the slot stays the outer wait's. */
+bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_kind kind, int fd,
+		uintptr_t object);
+
+static inline void wait_publish(struct thread *t)
+{
+	atomic_store_explicit(&t->wait.seq,
+			      atomic_load_explicit(&t->wait.seq, memory_order_relaxed) + 1,
+			      memory_order_release);
+}
+
+/**
+ * The call returned: charge its time to the thread's slice. Keeps errno. Returns the time now.
+ */
+uint64_t wait_end(struct wait *w);
+
+/** As wait_end(), but the time is nobody's or is charged elsewhere: idle threads and event loops. */
+uint64_t wait_end_idle(struct wait *w);
+
+#endif

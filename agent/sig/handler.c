@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See handler.h. Runs on the host thread whose timer expired, at any instruction of the host, of libc or of our own
+ * hooks. The thread's record comes with the signal (sival_ptr), not from thread-local storage, because a thread made by
+ * a raw clone may share another one's. Uses well under 1 KiB of the host's stack: the walk writes straight into the ring.
+ */
+#include "agent/sig/handler.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <ucontext.h>
+
+#include "agent/sig/ring.h"
+#include "agent/sig/unwind.h"
+#include "agent/thread.h"
+
+#include "agent/sig/poison.h"
+
+/* Constant after start. */
+static struct {
+	uintptr_t threads;
+	uint32_t count, stride;
+	unsigned depth;
+} setup;
+
+void handler_start(const void *threads, uint32_t count, uint32_t stride, unsigned depth)
+{
+	setup.threads = (uintptr_t)threads;
+	setup.count = count;
+	setup.stride = stride;
+	setup.depth = depth;
+}
+
+static struct thread *thread_of(const siginfo_t *info)
+{
+	uintptr_t offset = (uintptr_t)info->si_value.sival_ptr - setup.threads;
+	struct thread *t;
+
+	if (info->si_code != SI_TIMER || offset % setup.stride ||
+	    offset / setup.stride >= setup.count)
+		return NULL;
+	t = info->si_value.sival_ptr;
+	return atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE ? t : NULL;
+}
+
+static struct unwind_regs regs_of(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+	const greg_t *r = context->uc_mcontext.gregs;
+
+	return (struct unwind_regs){ .pc = (uintptr_t)r[REG_RIP],
+				     .sp = (uintptr_t)r[REG_RSP],
+				     .fp = (uintptr_t)r[REG_RBP] };
+#elif defined(__aarch64__)
+	return (struct unwind_regs){ .pc = context->uc_mcontext.pc,
+				     .sp = context->uc_mcontext.sp,
+				     .fp = context->uc_mcontext.regs[29] };
+#endif
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+	int saved = errno;
+	struct thread *t = thread_of(info);
+	uint64_t start = clock_ns();
+	struct sample_record *record;
+	struct unwind_stack stack = { 0 };
+	struct unwind_regs regs;
+	enum unwind_end end;
+
+	(void)number;
+	if (!t) {
+		drop(DROP_REENTRY);
+		errno = saved;
+		return;
+	}
+	record = ring_reserve(&t->ring,
+			      (uint32_t)(sizeof *record + setup.depth * sizeof record->pcs[0]));
+	if (!record) {
+		drop(DROP_RING);
+		errno = saved;
+		return;
+	}
+	regs = regs_of(context);
+	stack.low = atomic_load_explicit(&t->stack_low, memory_order_relaxed);
+	stack.high = atomic_load_explicit(&t->stack_high, memory_order_relaxed);
+	record->record.kind = RECORD_SAMPLE;
+	record->request = atomic_load_explicit(&t->current, memory_order_relaxed);
+	record->weight_ns = (uint64_t)t->timer_period_ns * (1 + (uint64_t)info->si_overrun);
+	record->depth = unwind_walk(&regs, &stack, record->pcs, setup.depth, &end);
+	record->end = end;
+	ring_commit(&t->ring, (uint32_t)(sizeof *record + record->depth * sizeof record->pcs[0]));
+	atomic_store_explicit(&t->samples,
+			      atomic_load_explicit(&t->samples, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+	atomic_store_explicit(&t->handler_ns,
+			      atomic_load_explicit(&t->handler_ns, memory_order_relaxed) +
+				      clock_ns() - start,
+			      memory_order_relaxed);
+	errno = saved;
+}
+
+int handler_install(void)
+{
+	struct sigaction action = { .sa_sigaction = on_signal,
+				    .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
+
+	sigemptyset(&action.sa_mask);
+	for (int number = SIGRTMIN + 5; number <= SIGRTMAX; number++) {
+		struct sigaction now;
+
+		if (sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
+		    now.sa_handler == SIG_DFL && sigaction(number, &action, NULL) == 0)
+			return number;
+	}
+	return 0;
+}

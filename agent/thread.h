@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * All state that host threads and the agent's thread share: one struct thread per host thread, one struct shared for
+ * the process. It lies in memory that is mapped once, touched only when used, never unmapped, and wiped by the kernel
+ * in a fork's child (MADV_WIPEONFORK): a child, however it was made, finds zeros, and starts a life of its own.
+ */
+#ifndef AGENT_THREAD_H
+#define AGENT_THREAD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include "agent/hook/pool.h"
+#include "agent/sig/ring.h"
+
+/* The order of sonde.proto's State. */
+enum state {
+	QUEUE,
+	CPU,
+	RUNQ,
+	IO,
+	LOCK,
+	SLEEP,
+	LOOP,
+	OTHER,
+	STATES
+};
+/* Only in samples: waited in an event loop for a parked request; which state that was is known when it ends. */
+enum {
+	EVENT_WAIT = STATES
+};
+
+/* A request's name between threads: generation << 32 | index into the pool; 0 is none. */
+typedef uint64_t request_id;
+
+/*
+ * A wait in progress. The owner writes the fields, then makes seq odd; the agent's thread reads seq, the fields, the
+ * stack, and seq again: the same odd number means that all it read belongs to this wait.
+ */
+struct wait_slot {
+	_Atomic uint32_t seq;
+	uint8_t state;
+	int fd;           /* -1: none */
+	uintptr_t object; /* lock address, 0: none */
+	uint64_t start_ns;
+	request_id request;
+	uintptr_t pc, sp, fp; /* where the wrapper stands */
+};
+
+/*
+ * What a thread has been doing since its last boundary: from taking up a piece of work to laying it down. When the owner
+ * becomes known, even afterwards, the whole slice is charged to it.
+ */
+struct slice {
+	request_id owner;
+	uint64_t start_ns;
+	uint64_t cpu_ns;          /* the thread's CPU clock at the start, 0: not read */
+	uint64_t wait_ns[STATES]; /* io, lock, sleep since then */
+	uint64_t runq_ns; /* run-queue delay found inside those waits, already taken off them */
+};
+
+enum thread_life {
+	THREAD_FREE,
+	THREAD_LIVE,
+	THREAD_ENDED
+};
+
+struct thread {
+	struct pool_link link;
+
+	/* constant while live */
+	pid_t tid;
+	uint32_t index;
+	int timer; /* kernel timer id, -1: none */
+	uint32_t timer_period_ns;
+
+	/* owner stores (release), agent thread loads (acquire); the agent alone goes from ENDED to FREE */
+	_Atomic uint32_t life;
+	/* bounds of the stack, [low, high), 0: not known yet, the agent fills them in */
+	_Atomic uintptr_t stack_low, stack_high;
+
+	uintptr_t stack_seen; /* an address on it, set by the owner before it is live; 0: none */
+
+	/* owner thread */
+	struct slice slice;
+	uint64_t busy_ns;            /* total time outside event waits, up to event_exit_ns */
+	uint64_t event_exit_ns;      /* when the last event wait returned */
+	uint32_t parked;             /* requests that parked here and were not taken up again */
+	uint64_t sched_tokens_at_ns; /* rate limit of reading schedstat, see request.c */
+	uint64_t sched_last_ns;
+
+	/* owner thread stores, its own signal handler and the agent thread load */
+	_Atomic uint64_t current; /* request_id */
+	struct wait_slot wait;
+
+	/* signal handler stores, agent thread loads */
+	_Atomic uint64_t samples;
+	_Atomic uint64_t handler_ns;
+
+	struct ring ring; /* CPU samples, from the signal handler */
+};
+
+/* What the handler writes into the ring. */
+enum {
+	RECORD_SAMPLE = 1
+};
+struct sample_record {
+	struct ring_record record;
+	request_id request;
+	uint64_t weight_ns;
+	uint32_t depth;
+	uint32_t end; /* enum unwind_end */
+	uintptr_t pcs[];
+};
+
+/* Why something was not counted or not seen; names in core/agent.c. */
+enum drop {
+	DROP_THREADS,     /* no free slot for a thread */
+	DROP_REQUESTS,    /* no free slot for a request */
+	DROP_CONNECTIONS, /* no free slot for a connection */
+	DROP_DESCRIPTORS, /* descriptor beyond the table */
+	DROP_PIPELINE,    /* more pipelined requests than a connection keeps */
+	DROP_RACED,       /* two threads used one connection or request at the same moment */
+	DROP_TIMERS,      /* timer_create refused: this thread's CPU is not sampled */
+	DROP_RING,        /* CPU samples: ring full */
+	DROP_LOOKS,       /* stacks of waits: it ended while being read */
+	DROP_REENTRY,     /* sampling signal without a thread record */
+	DROP_MARKS,       /* marks and labels */
+	DROPS
+};
+
+enum agent_life {
+	AGENT_OFF,
+	AGENT_STARTING,
+	AGENT_ON,
+	AGENT_DISABLED
+};
+
+enum {
+	MARKS = 16,
+	MARK_BYTES = 128
+};
+
+struct shared {
+	_Atomic uint32_t life; /* enum agent_life; 0 in a fresh fork's child */
+	pid_t pid;
+	pid_t agent_tid;
+
+	struct pool threads, requests, connections, starts;
+	_Atomic uint64_t done; /* stack of requests that have ended, for the agent to take */
+	_Atomic uint32_t active_requests;
+	_Atomic uint64_t waits;
+	_Atomic uint64_t drops[DROPS];
+
+	/* the agent sleeps on wake; whoever wants it to hurry makes it grow and wakes it */
+	_Atomic uint32_t wake;
+	_Atomic uint32_t flush_asked, flush_done;
+
+	struct mark {
+		_Atomic uint32_t ready; /* 0 free, 1 being written, 2 to be read */
+		uint64_t mono_ns;
+		char name[MARK_BYTES];
+	} marks[MARKS];
+};
+
+/* Thread-local: initial-exec, so that reading it never allocates. */
+struct thread_local_state {
+	struct thread *self;
+	uint32_t
+		outside; /* never to be touched: the agent's own thread, a thread past its end, a vfork child */
+	uint32_t
+		in_vfork; /* the parent of a vfork sees its child's calls as its own: set by the stub */
+};
+extern __thread struct thread_local_state tls;
+
+extern struct shared *shared; /* NULL until the agent has started */
+
+static inline void drop(enum drop cause)
+{
+	atomic_fetch_add_explicit(&shared->drops[cause], 1, memory_order_relaxed);
+}
+
+/** CLOCK_MONOTONIC in ns. Context: any. */
+static inline uint64_t clock_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/** CPU time of the calling thread in ns. Context: any. A system call: 0.36 us. */
+static inline uint64_t clock_cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#endif
