@@ -280,7 +280,7 @@ static size_t stem_len(const struct segment *s)
 static bool append_literal(struct text *t, const struct segment *s)
 {
 	if (s->seen & HIDDEN)
-		return append_visible(t, s->at, s->len, "{}");
+		return append_visible(t, s->at, s->len, "{} ");
 	return append(t, s->at, s->len);
 }
 
