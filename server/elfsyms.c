@@ -217,7 +217,8 @@ static bool section_of_type(const struct elfsyms_file *file, uint32_t type, GElf
 
 int64_t elfsyms_load(struct elfsyms *table, const struct elfsyms_file *file, uint32_t type)
 {
-	size_t before = table->count, capacity = table->count, entries;
+	size_t capacity = table->count, entries;
+	int64_t added = 0;
 	GElf_Shdr header;
 	Elf_Data *data;
 
@@ -242,8 +243,9 @@ int64_t elfsyms_load(struct elfsyms *table, const struct elfsyms_file *file, uin
 		symbol.rank = rank_of(symbol.name, GELF_ST_BIND(sym.st_info));
 		if (append(table, &capacity, &symbol))
 			return -ENOMEM;
+		added++;
 	}
-	return (int64_t)(table->count - before);
+	return added;
 }
 
 static int compare(const void *a, const void *b)
@@ -411,7 +413,7 @@ int64_t elfsyms_load_plt(struct elfsyms *table, const struct elfsyms_file *file)
 {
 	static const char *const relocations[] = { ".rela.plt", ".rela.dyn" };
 	static const char *const stubs[] = { ".plt", ".plt.sec", ".plt.got" };
-	size_t before = table->count, capacity = table->count;
+	size_t before = table->count, capacity = before;
 	struct slots slots = { 0 };
 	GElf_Ehdr ehdr;
 	int err = 0;
