@@ -449,7 +449,8 @@ static uint32_t state_rule(struct builder *b, const struct cie *cie, const struc
 	return UNWIND_NONE;
 #endif
 	/* The kernel's signal frame: its CFA is the interrupted stack pointer, kept in the ucontext at sp. */
-	if (cie->is_signal_frame && s->how == CFA_DEREF && s->reg == REG_SP && s->offset == UNWIND_SIGNAL_SP)
+	if (cie->is_signal_frame && s->how == CFA_DEREF && s->reg == REG_SP &&
+	    s->offset == UNWIND_SIGNAL_SP)
 		return UNWIND_SIGNAL;
 	if (s->ra.how == SAVED_UNDEFINED)
 		return UNWIND_ROOT;

@@ -249,8 +249,11 @@ UNWIND_RAW static bool wide_apply(const struct unwind_wide *w, const struct view
 	case UNWIND_FP_AT_CFA:
 		return view_load(v, *cfa + (uintptr_t)(intptr_t)w->fp_offset, fp);
 	case UNWIND_FP_AT_REG:
-		return reg_get(f, w->fp_reg, &base) &&
-		       view_load(v, base + (uintptr_t)(intptr_t)w->fp_offset, fp);
+		if (!reg_get(f, w->fp_reg, &base))
+			return false;
+		base += (uintptr_t)(intptr_t)w->fp_offset;
+		/* gcc goes on to say so after `leave`, when fp is the caller's again and points out of this frame */
+		return base < f->sp || base >= *cfa || view_load(v, base, fp);
 	case UNWIND_FP_IN_REG:
 		return reg_get(f, w->fp_reg, fp);
 	default:
