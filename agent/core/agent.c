@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,10 +33,11 @@ enum {
 	PERIODS_MAX = 16, /* the sampling period grows by at most this factor to keep the budget */
 };
 
-static struct config config; /* constant after boot */
+static struct config config; /* constant after boot, but for a fork's child */
 static char config_error[512];
-static bool mapped;       /* the shared memory is there */
-static struct life *life; /* of this process's agent thread */
+static bool mapped;          /* the shared memory is there */
+static struct life *life;    /* of this process's agent thread */
+static unsigned life_number; /* forks between the first process and this one */
 
 static const char *const drop_names[DROPS] = {
 	[DROP_THREADS] = "thread table full",
@@ -436,8 +438,22 @@ bool agent_begin(void)
 	return true;
 }
 
+/* A child's stream is one of its own: FILE.PID beside the parent's FILE. */
+static void rename_output(void)
+{
+	size_t len = strlen(config.output);
+	char *dot = strrchr(config.output, '.');
+
+	if (!len)
+		return;
+	if (life_number++ && dot) /* a child's child */
+		len = (size_t)(dot - config.output);
+	snprintf(config.output + len, sizeof config.output - len, ".%d", (int)getpid());
+}
+
 void agent_forked(void)
 {
+	rename_output();
 	if (life && life->transport)
 		transport_abandon(life->transport);
 	life = NULL; /* leaked: the parent's thread may have been in the middle of changing it */
