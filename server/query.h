@@ -2,7 +2,8 @@
  *
  * Questions to the store. A selection in, plain result structs out; nothing here knows HTTP or a file format.
  * Every result belongs to the caller, who frees it with its _free. Functions return 0 or a negative errno value
- * (-ENOMEM, -EIO with the store's own message logged). Context: server, any thread.
+ * (-ENOMEM, -EIO with the store's own message logged, -E2BIG when the selection holds more than QUERY_WINDOWS_MAX windows,
+ * -ECANCELED when the collector stops). Context: server, any thread.
  */
 #ifndef SERVER_QUERY_H
 #define SERVER_QUERY_H
@@ -16,12 +17,21 @@
 
 struct store;
 
+enum {
+	QUERY_WINDOWS_MAX = 100000,
+	QUERY_INSTANCES_MAX = 100000,
+	QUERY_GROUPS_MAX = 4096,  /* (service, route) pairs; the rest is added up as "(other)" */
+	QUERY_NODES_MAX = 500000, /* of a tree; the rest is added up as "[more]" */
+	QUERY_DEPTH_MAX = 4096,   /* frames of a stack */
+	QUERY_STEPS_MAX = 2000,   /* of a heat map */
+};
+
 /* What is asked for. Strings belong to the asker and live as long as the call. */
 struct selection {
-	const char *service; /* NULL: all */
-	const char *process; /* 16 hex digits, NULL: all */
-	const char *route;   /* NULL: all routes; "": work outside any request */
-	const char *thread;  /* thread name, NULL: all */
+	const char *service;               /* NULL: all */
+	const char *process;               /* 16 hex digits, NULL: all */
+	const char *route;                 /* NULL: all routes; "": work outside any request */
+	const char *thread;                /* thread name, NULL: all */
 	uint64_t from_unix_ns, to_unix_ns; /* [from, to) */
 	uint32_t states;                   /* set of 1u << state */
 	uint64_t latency_min_ns, latency_max_ns; /* 0 and UINT64_MAX: all */
@@ -32,12 +42,13 @@ struct route_summary {
 	uint64_t count, errors;
 	uint32_t in_flight;
 	double rate; /* per second */
-	uint64_t ledger_ns[STATE_COUNT]; /* sums over the selection, they add up to latency.sum_ns */
+	uint64_t
+		ledger_ns[STATE_COUNT]; /* sums over the selection, they add up to latency.sum_ns */
 	struct hist latency;
 	struct status_count {
 		uint32_t status;
 		uint64_t count;
-	} *statuses;
+	} * statuses;
 	size_t status_count;
 };
 
@@ -59,7 +70,50 @@ struct route_flame {
 	uint64_t requests;
 	struct flame *flame;
 };
-int query_flames(struct store *store, const struct selection *sel, struct route_flame **out, size_t *count);
+int query_flames(struct store *store, const struct selection *sel, struct route_flame **out,
+		 size_t *count);
 void route_flames_free(struct route_flame *flames, size_t count);
+
+/* One process (instance) of the selection. */
+struct process_summary {
+	uint64_t id;
+	char *service, *host, *exe, *command, *version;
+	const char *state; /* "live", "ended", "lost" */
+	uint32_t pid, hz, threads;
+	uint64_t first_seen_unix_ns, last_seen_unix_ns, lost_windows;
+	/* sums over the selection */
+	uint64_t process_cpu_ns, agent_cpu_ns, handler_ns, samples;
+	/* as of its newest window */
+	uint64_t memory_bytes, newest_unix_ns;
+	struct named_count {
+		char *name;
+		uint64_t count;
+	} * drops, *ends; /* ends: sums over the selection */
+	size_t drop_count, end_count;
+};
+
+struct processes_result {
+	struct process_summary *processes; /* by service, then first seen */
+	size_t count;
+};
+
+int query_processes(struct store *store, const struct selection *sel, struct processes_result *out);
+void processes_result_free(struct processes_result *result);
+
+enum {
+	QUERY_WHAT_LATENCY = STATE_COUNT
+}; /* or a state */
+
+struct latency_result {
+	struct hist hist; /* max_ns of a state: the middle of its last bucket */
+	uint64_t step_ns;
+	size_t steps; /* 0 without a time axis */
+	uint64_t (*heat)[HIST_BUCKETS];
+};
+
+/** The histogram of @what in @sel, with @step_ns != 0 also cut into steps from sel->from_unix_ns on (-E2BIG: too many). */
+int query_latency(struct store *store, const struct selection *sel, unsigned what, uint64_t step_ns,
+		  struct latency_result *out);
+void latency_result_free(struct latency_result *result);
 
 #endif
