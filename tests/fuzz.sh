@@ -27,7 +27,7 @@ for name in "$@"; do
 	if [ "$inputs" -eq 0 ]; then
 		echo "# $corpus is empty"
 		result 1 "fuzz_$name has a corpus"
-	elif "$program" -help=1 2>&1 | grep -q libFuzzer; then
+	elif [[ $("$program" -help=1 2>&1) == *libFuzzer* ]]; then
 		mkdir -p "$B/fuzz/$name"
 		"$program" -runs=0 "$corpus"
 		result $? "fuzz_$name replays $inputs inputs"

@@ -190,7 +190,8 @@ static void value_bytes(struct http_framing *f, struct span *in)
 		switch (c) {
 		case '\n':
 			f->state = LINE;
-			/* fall through */
+			token_end(f);
+			break;
 		case ',':
 		case ' ':
 		case '\t':
