@@ -74,6 +74,8 @@ static int peek(const struct reader *r, uintptr_t address, void *to, size_t n)
 
 	if (!range || n > range->end - address)
 		return -EAGAIN;
+	if (r->fd >= 0 && range->anonymous)
+		return -EAGAIN;
 	if (r->fd >= 0)
 		return peek_file(r->fd, range->offset + (address - range->start), to, n);
 	if (!r->object->inode && r->object->path[0] == '[') {

@@ -75,6 +75,7 @@ static bool line_parse(const char *p, struct line *l)
 	if (!expect(&p, ' '))
 		return false;
 	l->inode = number(&p, 10);
+	l->range.anonymous = !l->inode;
 	while (*p == ' ')
 		p++;
 	l->path = p;
@@ -164,8 +165,8 @@ static bool continues(const struct maps_object *o, const struct line *l)
 	 * Offset 0 begins an object, but the segments of a tiny one all map its first page. (Not so a program that maps
 	 * a whole library to look into it, right below where the library is loaded.)
 	 */
-	return l->range.offset ||
-	       (l->range.start == last->end && !last->offset && last->end - last->start == 4096);
+	return l->range.offset || (l->range.start == last->end && !last->anonymous &&
+				   !last->offset && last->end - last->start == 4096);
 }
 
 int maps_line(struct maps *maps, const char *text)

@@ -19,7 +19,7 @@
 struct maps_range {
 	uintptr_t start, end;
 	uint64_t offset; /* in the file */
-	bool executable;
+	bool executable, anonymous;
 };
 
 /* One mapped object: a mapping of its file from offset 0, and those that follow. */
