@@ -6,10 +6,8 @@
  */
 #include "server/demangle.h"
 
-#include <ctype.h>
 #include <libiberty/demangle.h>
 #include <setjmp.h>
-#include <stdbool.h>
 #include <string.h>
 
 struct sink {
@@ -33,35 +31,41 @@ static void sink_take(const char *text, size_t length, void *opaque)
 	sink->out[sink->length] = '\0';
 }
 
-/* Cut @name at the version and at suffixes that compilers add to copies of a function. */
+/*
+ * Cut @name at the version and at suffixes that compilers add to copies of a function. Most have a number, which matters:
+ * in Go, "bytes.part" is a function of its own.
+ */
 static void cut_suffixes(char *name)
 {
-	static const char *const words[] = {
-		"constprop", "isra",  "part", "cold",     "lto_priv",   "localalias",
-		"llvm",      "clone", "warm", "unlikely", "ipa_locals", "specialized"
-	};
+	static const char *const numbered[] = { "constprop", "isra", "part",      "lto_priv",
+						"llvm",      "cold", "localalias" };
+	static const char *const bare[] = { "cold", "localalias" };
 	char *version = strchr(name + 1, '@');
 
-	if (*name && version)
+	if (version)
 		*version = '\0';
 	for (;;) {
-		char *number = strrchr(name, '.'), *word = number;
-		bool known = false;
+		char *word = strrchr(name, '.');
+		const char *const *words = bare;
+		size_t count = sizeof(bare) / sizeof(*bare), i = 0, length;
 
-		if (!number || number == name)
+		if (!word || word == name)
 			return;
-		if (isdigit((unsigned char)number[1])) {
+		length = strlen(word + 1);
+		if (length && strspn(word + 1, "0123456789") == length) {
+			char *number = word;
+
 			word = memrchr(name, '.', (size_t)(number - name));
 			if (!word || word == name)
 				return;
+			length = (size_t)(number - word) - 1;
+			words = numbered;
+			count = sizeof(numbered) / sizeof(*numbered);
 		}
-		for (size_t i = 0; i < sizeof(words) / sizeof(*words) && !known; i++) {
-			size_t length = strlen(words[i]);
-
-			known = strncmp(word + 1, words[i], length) == 0 &&
-				(word[1 + length] == '\0' || word[1 + length] == '.');
-		}
-		if (!known)
+		while (i < count &&
+		       (strlen(words[i]) != length || memcmp(words[i], word + 1, length) != 0))
+			i++;
+		if (i == count)
 			return;
 		*word = '\0';
 	}
