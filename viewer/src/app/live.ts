@@ -5,6 +5,7 @@
 import { tickOf, type Tick } from "../model/api.js";
 
 export interface LiveHandlers {
+	open(): void;
 	tick(tick: Tick): void;
 	/** `retry`: seconds until the next try, 0 while trying. */
 	down(retry: number): void;
@@ -44,6 +45,7 @@ export function createLive(url: () => string, handlers: LiveHandlers) {
 		stop();
 		stream = new EventSource(url());
 		guard();
+		stream.addEventListener("open", () => handlers.open());
 		stream.addEventListener("error", fail);
 		stream.addEventListener("tick", (event) => {
 			let tick: Tick;

@@ -25,10 +25,13 @@ import { Slot } from "./slot.js";
 import { ApiError, type Source } from "./source.js";
 import { applyTheme, onSystemTheme } from "./theme.js";
 
+// Route, histogram and graph are asked for again this often at most.
 const REFRESH_MS = 2000;
 
 export function startPage(root: HTMLElement, source: Source, report: Report | null): void {
-	let sel: Selection = fromFragment(location.hash);
+	// A report has one graph per route: a link's latency range, pause or process cannot apply to it.
+	const readUrl = (): Selection => (report ? { ...fromFragment(location.hash), latency: null, at: 0, process: "", window: "all" } : fromFragment(location.hash));
+	let sel: Selection = readUrl();
 	let ink = applyTheme(sel.theme);
 	let connection: Connection = report ? "report" : sel.at ? "paused" : "connecting";
 	let retry = 0;
@@ -68,7 +71,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 
 	function fromUrl(): void {
 		const before = sel;
-		sel = fromFragment(location.hash);
+		sel = readUrl();
 		ink = applyTheme(sel.theme);
 		if (before.at !== sel.at || before.service !== sel.service) connect();
 		ask();
@@ -115,6 +118,11 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	}
 
 	const live = createLive(() => `api/v1/live${sel.service ? `?service=${encodeURIComponent(sel.service)}` : ""}`, {
+		open() {
+			if (connection === "down") ask(true);
+			connection = "live";
+			render();
+		},
 		tick(next) {
 			const back = connection === "down";
 			tick = next;
@@ -260,7 +268,9 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	function drawNotice(): boolean {
 		const data = processes.value;
 		let now: Notice | null = null;
-		if (!data && processes.error && !routes.value)
+		const refusal = processes.error instanceof ApiError && processes.error.status > 0 ? processes.error.message : "";
+		if (!data && refusal && !routes.value) now = { title: "The collector cannot answer.", commands: [], lines: [refusal, "Its own log may say more. The page tries again by itself."] };
+		else if (!data && processes.error && !routes.value)
 			now = {
 				title: "The collector does not answer.",
 				commands: ["sonde serve"],
@@ -279,8 +289,8 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	function drawBanner(): void {
 		let text = "";
 		const error = [routes.error, flame.error, latency.error].find((one) => one !== null);
-		if (connection === "down") text = `The collector is not answering – ${retry ? `retrying in ${retry} s` : "trying again"}. Is “sonde serve” still running? ` + (fresh ? `What you see is from ${clock(fresh)}.` : "");
-		else if (error instanceof ApiError && error.status > 0) text = `The collector refused: ${error.message}`;
+		if (error instanceof ApiError && error.status > 0) text = `The collector refused: ${error.message}`;
+		else if (connection === "down") text = `The collector is not answering – ${retry ? `retrying in ${retry} s` : "trying again"}. Is “sonde serve” still running? ` + (fresh ? `What you see is from ${clock(fresh)}.` : "");
 		else if (error instanceof ApiError) text = "The collector is not answering. Is “sonde serve” still running?";
 		else if (error) text = `An answer could not be read: ${error instanceof Error ? error.message : String(error)}`;
 		else if (treeError) text = `The flame graph's answer makes no tree: ${treeError}. Collector and page may be of different versions.`;

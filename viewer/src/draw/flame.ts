@@ -6,7 +6,7 @@ import { STATES, type State } from "../model/api.js";
 import type { Tree } from "../model/flame.js";
 import { fit } from "./canvas.js";
 import type { Boxes } from "./layout.js";
-import { BOX_TEXT, HATCHED, mix, pixel, STATE_COLOURS, type Ink } from "./palette.js";
+import { BOX_TEXT, contrast, HATCHED, mix, pixel, STATE_COLOURS, type Ink } from "./palette.js";
 import { fitterFor } from "./text.js";
 
 export const ROW = 20;
@@ -30,12 +30,23 @@ export interface FlamePicture {
 }
 
 interface Shades {
-	/** Three close tones per state, so that equal neighbours can be told apart; and the same, dimmed. */
+	/** By state, purity and tone (see shadeOf); the same, dimmed; and both a little darker, for hatches. */
 	plain: Uint32Array;
 	dim: Uint32Array;
 	line: Uint32Array;
 	lineDim: Uint32Array;
+	/** Colour of a name on it. */
+	text: string[];
 	hatch: boolean[];
+}
+
+// A box has the colour of the state with most of its time, paler the more it shares with others: pure boxes, where the
+// time is really spent, stand out from their mixed callers. Close tones keep equal neighbours apart.
+const PURITIES = 5;
+const TONES = 3;
+
+function shadeOf(state: number, purity: number, tone: number): number {
+	return (state * PURITIES + purity) * TONES + tone;
 }
 
 const shades = new Map<string, Shades>();
@@ -43,40 +54,49 @@ const shades = new Map<string, Shades>();
 function shadesOf(ink: Ink): Shades {
 	const known = shades.get(ink.mode + ink.paper);
 	if (known) return known;
+	const size = STATES.length * PURITIES * TONES;
 	const made: Shades = {
-		plain: new Uint32Array(STATES.length * 3),
-		dim: new Uint32Array(STATES.length * 3),
-		line: new Uint32Array(STATES.length * 3),
-		lineDim: new Uint32Array(STATES.length * 3),
+		plain: new Uint32Array(size),
+		dim: new Uint32Array(size),
+		line: new Uint32Array(size),
+		lineDim: new Uint32Array(size),
+		text: [],
 		hatch: STATES.map((state) => HATCHED.includes(state)),
 	};
+	const pale = ink.mode === "dark" ? "#272c35" : "#ffffff";
 	STATES.forEach((state, s) => {
-		const colour = STATE_COLOURS[ink.mode][state];
-		for (let tone = 0; tone < 3; tone++) {
-			const toned = mix(colour, "#ffffff", [0, 0.1, 0.2][tone]!);
-			made.plain[s * 3 + tone] = pixel(toned);
-			made.dim[s * 3 + tone] = pixel(mix(toned, ink.paper, 0.78));
-			made.line[s * 3 + tone] = pixel(mix(toned, "#000000", 0.16));
-			made.lineDim[s * 3 + tone] = pixel(mix(mix(toned, "#000000", 0.16), ink.paper, 0.78));
+		for (let purity = 0; purity < PURITIES; purity++) {
+			for (let tone = 0; tone < TONES; tone++) {
+				const colour = mix(mix(STATE_COLOURS[ink.mode][state], pale, 0.17 * (PURITIES - 1 - purity)), pale, (ink.mode === "dark" ? 0.05 : 0.08) * tone);
+				const line = mix(colour, "#000000", 0.16);
+				const i = shadeOf(s, purity, tone);
+				made.plain[i] = pixel(colour);
+				made.text[i] = contrast(colour, BOX_TEXT) >= contrast(colour, "#ffffff") ? BOX_TEXT : "#ffffff";
+				made.dim[i] = pixel(mix(colour, ink.paper, 0.8));
+				made.line[i] = pixel(line);
+				made.lineDim[i] = pixel(mix(line, ink.paper, 0.8));
+			}
 		}
 	});
 	shades.set(ink.mode + ink.paper, made);
 	return made;
 }
 
-/** The state with most of the box's time; its index in STATES. */
-export function dominant(tree: Tree, states: readonly State[], from: number, to: number): number {
-	let best = STATES.length - 1;
+/** The state with most of the box's time, as its index in STATES, and its share of the box. */
+export function dominant(tree: Tree, states: readonly State[], from: number, to: number): { state: number; share: number } {
+	let state = STATES.length - 1;
 	let most = 0;
-	for (const state of states) {
-		const sum = tree.sums[state];
+	let whole = 0;
+	for (const one of states) {
+		const sum = tree.sums[one];
 		const ns = sum ? sum[to]! - sum[from]! : 0;
+		whole += ns;
 		if (ns > most) {
 			most = ns;
-			best = STATES.indexOf(state);
+			state = STATES.indexOf(one);
 		}
 	}
-	return best;
+	return { state, share: whole > 0 ? most / whole : 1 };
 }
 
 /** Which row lies at y (CSS pixels from the top of the content), and back. */
@@ -129,19 +149,20 @@ export function paintFlame(canvas: HTMLCanvasElement, picture: FlamePicture): Pa
 		const parts = live.map((one) => tree.sums[one]![to]! - tree.sums[one]![from]!);
 		const whole = parts.reduce((sum, part) => sum + part, 0);
 		// Nearly pure: the strip would say nothing. Scrolled half out of sight: it has no place.
-		if (y1 <= y0 || parts.some((part) => part >= 0.985 * whole)) return;
+		if (y1 <= y0 || whole <= 0 || parts.some((part) => part >= 0.985 * whole)) return;
 		let ns = 0;
 		let at = x0;
 		parts.forEach((part, k) => {
 			ns += part;
 			const next = Math.min(x1, x0 + Math.round(((x1 - x0) * ns) / whole));
-			if (next > at) fill(at, next, y0, y1, (dim ? shade.dim : shade.plain)[STATES.indexOf(live[k]!) * 3]!);
+			if (next > at) fill(at, next, y0, y1, (dim ? shade.dim : shade.plain)[shadeOf(STATES.indexOf(live[k]!), PURITIES - 1, 0)]!);
 			at = Math.max(at, next);
 		});
 		if (y0 >= gap) fill(x0, x1, y0 - gap, y0, line);
 	};
 
 	const names: number[] = [];
+	const tones: number[] = [];
 	for (let i = 0; i < boxes.count; i++) {
 		const row = boxes.row[i]!;
 		const top = Math.round((rowTop(row, boxes.rows, icicle) - scroll) * ratio);
@@ -155,9 +176,9 @@ export function paintFlame(canvas: HTMLCanvasElement, picture: FlamePicture): Pa
 		const x1 = Math.min(w, boxes.x1[i]!);
 		const inner = x1 - x0 >= 4 * gap ? x1 - gap : x1;
 		const f = tree.fn[node]!;
-		const state = dominant(tree, live, node, to);
-		const tone = state * 3 + (merged ? 2 : f % 3);
-		// Matches keep their colour, which means a state; everything else fades. Ancestors of the zoom fade a little.
+		const { state, share } = dominant(tree, live, node, to);
+		const tone = shadeOf(state, Math.min(PURITIES - 1, Math.floor(share * share * PURITIES)), merged ? 0 : f % TONES);
+		// Matches keep their colour, which means a state; everything else fades.
 		const dim = matches !== null && (merged !== 0 || !matches[f]);
 		fill(x0, inner, y0, y1, (dim ? shade.dim : shade.plain)[tone]!);
 		const line = (dim ? shade.lineDim : shade.line)[tone]!;
@@ -167,25 +188,27 @@ export function paintFlame(canvas: HTMLCanvasElement, picture: FlamePicture): Pa
 			paintStrip(node, to, x0, inner, stripTop, y1, dim, line);
 		}
 		painted.boxes++;
-		if (inner - x0 >= 18 * ratio && y1 - y0 > 8 * ratio) names.push(i);
+		if (inner - x0 >= 18 * ratio && y1 - y0 > 8 * ratio && !merged) {
+			names.push(i);
+			tones.push(tone);
+		}
 	}
 	context.putImageData(image, 0, 0);
 
 	const text = fitterFor(context, FONT);
 	context.font = FONT;
 	context.textBaseline = "middle";
-	for (const i of names) {
+	names.forEach((i, k) => {
 		const node = boxes.node[i]!;
-		if (boxes.mergedTo[i]) continue;
 		const left = boxes.x0[i]! / ratio + 5;
 		const right = boxes.x1[i]! / ratio - 4;
 		const name = text.fit(tree.functions.name[tree.fn[node]!] ?? "", right - left);
-		if (name === "") continue;
+		if (name === "") return;
 		const dim = matches !== null && !matches[tree.fn[node]!];
-		context.fillStyle = dim ? ink.muted : BOX_TEXT;
+		context.fillStyle = dim ? ink.muted : shade.text[tones[k]!]!;
 		context.fillText(name, left, rowTop(boxes.row[i]!, boxes.rows, icicle) - scroll + ROW / 2 - 0.5);
 		painted.names++;
-	}
+	});
 
 	const frame = (i: number, colour: string, width: number): void => {
 		if (i < 0 || i >= boxes.count) return;

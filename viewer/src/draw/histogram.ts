@@ -51,7 +51,7 @@ export function paintHistogram(canvas: HTMLCanvasElement, picture: HistogramPict
 	const surface = fit(canvas, picture.width, picture.height);
 	if (!surface) return;
 	const { context } = surface;
-	const { scale, brush, ink, data } = picture;
+	const { scale, brush, ink } = picture;
 	const floor = picture.height - BOTTOM;
 	const room = floor - TOP;
 	const text = fitterFor(context, FONT);
@@ -61,7 +61,9 @@ export function paintHistogram(canvas: HTMLCanvasElement, picture: HistogramPict
 	// axis
 	context.textBaseline = "alphabetic";
 	context.textAlign = "center";
-	for (const tick of ticks(scale.first, scale.last, scale.width)) {
+	const labelled: [number, number][] = [];
+	// The rounder the number, the earlier it gets its place; a label without room is left out, its line is not.
+	for (const tick of ticks(scale.first, scale.last, scale.width).sort((a, b) => a.rank - b.rank)) {
 		const x = Math.round(toX(scale, position(tick.ns))) + 0.5;
 		context.strokeStyle = ink.faint;
 		context.lineWidth = 1;
@@ -69,10 +71,13 @@ export function paintHistogram(canvas: HTMLCanvasElement, picture: HistogramPict
 		context.moveTo(x, TOP);
 		context.lineTo(x, floor + 4);
 		context.stroke();
-		context.fillStyle = ink.muted;
 		const label = timeShort(tick.ns);
 		const half = text.width(label) / 2;
-		context.fillText(label, Math.min(picture.width - half - 2, Math.max(half + 2, x)), picture.height - 4);
+		const middle = Math.min(picture.width - half - 2, Math.max(half + 2, x));
+		if (labelled.some(([from, to]) => middle + half + 8 > from && middle - half - 8 < to)) continue;
+		labelled.push([middle - half, middle + half]);
+		context.fillStyle = ink.muted;
+		context.fillText(label, middle, picture.height - 4);
 	}
 
 	if (brush) {
@@ -100,43 +105,56 @@ export function paintHistogram(canvas: HTMLCanvasElement, picture: HistogramPict
 		for (const ns of [brush.min - 1, brush.max]) context.fillRect(Math.round(toX(scale, position(ns))) - 1, TOP - 4, 2, room + 4);
 	}
 
-	// percentile marks, each label in the first row that has room
-	const marks: [string, number][] = [
-		["p50", data.percentiles.p50],
-		["p90", data.percentiles.p90],
-		["p99", data.percentiles.p99],
-		["p99.9", data.percentiles.p999],
-		["max", data.max],
-	];
-	const taken = [-Infinity, -Infinity];
-	const placed: { x: number; label: string; left: number; row: number }[] = [];
-	for (const [name, ns] of marks) {
+	paintMarks(context, picture, floor);
+}
+
+/** Percentiles: a dashed line each; marks on the same spot share a label ("p99–max"); labels take the row with room. */
+function paintMarks(context: CanvasRenderingContext2D, picture: HistogramPicture, floor: number): void {
+	const { data, scale, ink } = picture;
+	const text = fitterFor(context, FONT);
+	const marks: { from: string; to: string; x: number; ns: number }[] = [];
+	for (const [name, ns] of [["p50", data.percentiles.p50], ["p90", data.percentiles.p90], ["p99", data.percentiles.p99], ["p99.9", data.percentiles.p999], ["max", data.max]] as const) {
 		if (!(ns > 0)) continue;
 		const x = Math.min(scale.left + scale.width, Math.max(scale.left, toX(scale, position(ns))));
-		const label = `${name} ${time(ns)}`;
-		const width = text.width(label) + 4;
-		const left = Math.min(picture.width - width, Math.max(0, x - 1));
-		const row = left > taken[1]! ? 1 : left > taken[0]! ? 0 : -1;
-		if (row >= 0) taken[row] = left + width + 6;
-		placed.push({ x, label: row >= 0 ? label : "", left, row });
+		const before = marks[marks.length - 1];
+		if (before && x - before.x < 3) Object.assign(before, { to: name, ns });
+		else marks.push({ from: name, to: name, x, ns });
 	}
+	const rows = [10, 24];
+	const free = [picture.width + 1, picture.width + 1];
 	context.textAlign = "left";
-	for (const mark of placed) {
-		const y = mark.row === 0 ? 10 : mark.row === 1 ? 24 : TOP - 4;
+	// From the right, where the slow ones crowd and matter.
+	for (const mark of marks.reverse()) {
+		const label = `${mark.from === mark.to ? mark.from : `${mark.from}–${mark.to}`} ${time(mark.ns)}`;
+		const width = text.width(label);
+		let row = -1;
+		let left = 0;
+		for (const candidate of [1, 0]) {
+			left = Math.max(0, Math.min(mark.x - 3, free[candidate]! - width - 8));
+			// A label may slide left of its line, but its line must still touch it.
+			if (left + width >= mark.x - 2) {
+				row = candidate;
+				break;
+			}
+		}
+		const y = row < 0 ? TOP - 6 : rows[row]! + 4;
 		const x = Math.round(mark.x) + 0.5;
 		context.strokeStyle = ink.ink;
-		context.globalAlpha = 0.55;
+		context.globalAlpha = 0.5;
 		context.setLineDash([3, 3]);
 		context.beginPath();
-		context.moveTo(x, y + 4);
+		context.moveTo(x, y);
 		context.lineTo(x, floor);
 		context.stroke();
 		context.setLineDash([]);
 		context.globalAlpha = 1;
+		if (row < 0) continue;
+		free[row] = left;
+		context.fillStyle = ink.paper;
+		context.fillRect(left - 2, rows[row]! - 10, width + 4, 13);
 		context.fillStyle = ink.ink;
-		if (mark.label) context.fillText(mark.label, mark.left, y);
+		context.fillText(label, left, rows[row]!);
 	}
-	context.setLineDash([]);
 }
 
 /** The bin under x, or -1. */

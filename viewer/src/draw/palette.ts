@@ -23,10 +23,10 @@ export const STATE_COLOURS: Record<Mode, Record<State, string>> = {
 		cpu: "#EA7E16",
 		runq: "#CC4426",
 		io: "#2F86F0",
-		lock: "#AC6CA2",
+		lock: "#A6669B",
 		sleep: "#2FBFE4",
 		loop: "#71896A",
-		other: "#B4B6BC",
+		other: "#CFD0D5",
 	},
 };
 
@@ -63,4 +63,14 @@ export function mix(a: string, b: string, share: number): string {
 export function pixel(hex: string): number {
 	const [r, g, b] = parse(hex);
 	return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+}
+
+/** WCAG contrast ratio, 1 to 21. */
+export function contrast(a: string, b: string): number {
+	const light = (hex: string): number => {
+		const [r, g, bl] = parse(hex).map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+		return 0.2126 * r! + 0.7152 * g! + 0.0722 * bl! + 0.05;
+	};
+	const [x, y] = [light(a), light(b)];
+	return x > y ? x / y : y / x;
 }

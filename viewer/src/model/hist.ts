@@ -78,17 +78,17 @@ export function countBetween(buckets: readonly Bucket[], min: number, max: numbe
 	return sum;
 }
 
-/** Round ticks of a log axis, 1-2-5 or only decades when they would crowd, as {ns, major}. */
-export function ticks(first: number, last: number, pixels: number): { ns: number; major: boolean }[] {
+/** Round ticks of a log axis, 1-2-5 or only decades when they would crowd, as {ns, rank}: the lower the rank, the rounder the number. */
+export function ticks(first: number, last: number, pixels: number): { ns: number; rank: number }[] {
 	const low = edge(first);
 	const high = edge(last);
 	const perDecade = pixels / Math.log10(high / low);
 	const steps = perDecade > 520 ? [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9] : perDecade > 150 ? [1, 2, 5] : perDecade > 90 ? [1, 3] : [1];
-	const out: { ns: number; major: boolean }[] = [];
+	const out: { ns: number; rank: number }[] = [];
 	for (let decade = Math.floor(Math.log10(low)); 10 ** decade <= high; decade++) {
 		for (const step of steps) {
 			const ns = step * 10 ** decade;
-			if (ns >= low && ns <= high) out.push({ ns, major: step === 1 });
+			if (ns >= low && ns <= high) out.push({ ns, rank: step === 1 ? 0 : step === 5 || step === 3 ? 1 : step === 2 ? 2 : 3 });
 		}
 	}
 	return out;

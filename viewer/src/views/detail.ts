@@ -51,12 +51,13 @@ export function createDetail(handlers: DetailHandlers) {
 	});
 	const unit = h("span", { class: "muted", id: "unit" });
 	const all = h("button", { type: "button", class: "link", id: "all-states", on: { click: () => handlers.states(STATES) } }, "all states");
+	const foot = h("p", { class: "chip-foot" }, unit, all);
 	const root = h(
 		"section",
 		{ class: "panel detail", "aria-label": "Where the time goes" },
 		sentence,
 		h("div", { class: "chips", role: "group", "aria-label": "States in the flame graph" }, ...chips.map((c) => c.chip)),
-		h("p", { class: "chip-foot" }, unit, all),
+		foot,
 	);
 	return {
 		root,
@@ -73,6 +74,8 @@ export function createDetail(handlers: DetailHandlers) {
 			}
 			setText(unit, props.unit);
 			show(all, on.length !== STATES.length);
+			// The plain case needs no line of its own.
+			show(foot, props.unit !== "per request" || on.length !== STATES.length);
 			root.classList.toggle("stale", props.loading);
 		},
 	};

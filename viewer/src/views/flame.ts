@@ -182,7 +182,7 @@ export function createFlame(handlers: FlameHandlers, tooltip: Tooltip) {
 		if (!props?.tree || !props.weight) return;
 		const { tree, weight } = props;
 		const ns = total(tree, weight, focus);
-		const state = STATES[dominant(tree, props.states, focus, tree.end[focus]!)] ?? "other";
+		const state = STATES[dominant(tree, props.states, focus, tree.end[focus]!).state] ?? "other";
 		setText(spoken, `${nameOf(tree, focus)}, ${time(per(ns))} ${unit()}, ${share(ns, total(tree, weight, 0))}, mostly ${LABEL[state]}`);
 	};
 

@@ -85,7 +85,7 @@ export function createRoutes(handlers: RoutesHandlers, tooltip: Tooltip) {
 		h(
 			"thead",
 			{},
-			h("tr", {}, heading("route"), h("th", { scope: "col", class: "where" }, "Where a request's time goes"), ...COLUMNS.filter((c) => c !== "route").map(heading)),
+			h("tr", {}, heading("route"), h("th", { scope: "col", class: "where" }, "Where time goes"), ...COLUMNS.filter((c) => c !== "route").map(heading)),
 		),
 		body,
 	);
