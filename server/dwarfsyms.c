@@ -178,6 +178,26 @@ static uint64_t debug_bytes(const struct elfsyms_file *file)
 }
 
 /*
+ * libdw believes that every string ends inside its section. Where the last one does not, it would read on behind. (What
+ * was compressed is not any more, after dwarf_begin_elf().)
+ */
+static bool strings_end(const struct elfsyms_file *file)
+{
+	static const char *const names[] = { ".debug_str", ".debug_line_str", ".zdebug_str",
+					     ".zdebug_line_str" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		Elf_Scn *section = elfsyms_section(file, names[i]);
+		Elf_Data *data = section ? elf_rawdata(section, NULL) : NULL;
+
+		if (section && (!data || !data->d_buf || !data->d_size ||
+				((const char *)data->d_buf)[data->d_size - 1] != '\0'))
+			return false;
+	}
+	return true;
+}
+
+/*
  * Debian's debug files keep what several have in common in one more file. Without it half the names are missing, and
  * libdw would go and open whatever path it finds in the link: then the file counts as without DWARF.
  */
@@ -206,7 +226,7 @@ static int open_supplement(struct dwarfsyms *d, const char *path)
 	    debug_bytes(&d->supplement_file) > DWARFSYMS_SECTIONS_MAX_BYTES)
 		return -ENOENT;
 	d->supplement = dwarf_begin_elf(d->supplement_file.elf, DWARF_C_READ, NULL);
-	if (!d->supplement)
+	if (!d->supplement || !strings_end(&d->supplement_file))
 		return -EINVAL;
 	dwarf_setalt(d->dwarf, d->supplement);
 	return 0;
@@ -257,7 +277,7 @@ int dwarfsyms_open(struct dwarfsyms **out, const struct elfsyms_file *file)
 	d->bytes = bytes;
 	d->deadline_ns = cpu_ns() + DWARFSYMS_OPEN_MAX_NS;
 	d->dwarf = dwarf_begin_elf(file->elf, DWARF_C_READ, NULL);
-	err = d->dwarf ? open_supplement(d, file->path) : -EINVAL;
+	err = d->dwarf && strings_end(file) ? open_supplement(d, file->path) : -EINVAL;
 	if (!err)
 		err = read_units(d);
 	if (err)
