@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The ledger: whatever happens to a request between its arrival and its end, its states add up to its latency; and the
+ * plain stories come out as the words of the design say. Time is an argument, so nothing here sleeps.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/hook/request.h"
+#include "tests/unit/unit.h"
+
+/* What hook/thread.c defines in the agent; it interposes libc and so is not linked here. */
+__thread struct thread_local_state tls;
+struct shared *shared;
+
+enum {
+	REQUESTS = 32,
+	MS = 1000000
+};
+
+static struct shared memory;
+static struct request requests[REQUESTS];
+static struct thread threads[3];
+
+static int fresh(void **state)
+{
+	(void)state;
+	memset(&memory, 0, sizeof memory);
+	memset(requests, 0, sizeof requests);
+	memset(threads, 0, sizeof threads);
+	shared = &memory;
+	pool_init(&memory.requests, requests, REQUESTS, sizeof *requests);
+	for (uint32_t i = 0; i < 3; i++) {
+		threads[i].index = i + 1;
+		threads[i].sched_tokens_at_ns =
+			UINT64_MAX / 2; /* no reading of schedstat: time is made up */
+	}
+	return 0;
+}
+
+static const struct request *slot(request_id id)
+{
+	return &requests[(uint32_t)id - 1];
+}
+
+static uint64_t sum(const struct request *r)
+{
+	uint64_t total = 0;
+
+	for (unsigned i = 0; i < STATES; i++)
+		total += r->ledger_ns[i];
+	return total;
+}
+
+static void assert_closed(const struct request *r)
+{
+	assert_int_equal(r->life, REQUEST_DONE);
+	assert_int_equal(sum(r), r->end_ns - r->arrival_ns);
+}
+
+/* The thread waits for events from @from to @to. */
+static void events(struct thread *t, uint64_t from, uint64_t to)
+{
+	request_park(t, from);
+	t->busy_ns += t->event_exit_ns ? from - t->event_exit_ns : 0;
+	t->event_exit_ns = to;
+	slice_begin(t, to);
+}
+
+static void a_request_that_lay_in_the_kernel_was_queued(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(100 * MS);
+
+	(void)state;
+	request_start(t, id, 130 * MS);
+	assert_int_equal(t->current, id);
+	request_end(t, id, 140 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_int_equal(slot(id)->ledger_ns[QUEUE], 30 * MS);
+	assert_int_equal(t->current, 0);
+	assert_int_equal(slot(id)->status, 200);
+}
+
+static void waits_inside_the_slice_are_the_requests_own(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(100 * MS);
+
+	(void)state;
+	request_start(t, id, 100 * MS);
+	slice_wait(t, SLEEP, 50 * MS);
+	slice_wait(t, LOCK, 20 * MS);
+	slice_wait(t, IO, 10 * MS);
+	request_end(t, id, 200 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_int_equal(slot(id)->ledger_ns[SLEEP], 50 * MS);
+	assert_int_equal(slot(id)->ledger_ns[LOCK], 20 * MS);
+	assert_int_equal(slot(id)->ledger_ns[IO], 10 * MS);
+}
+
+static void waits_longer_than_the_slice_give_way(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(100 * MS);
+
+	(void)state;
+	request_start(t, id, 100 * MS);
+	slice_wait(t, SLEEP, 8 * MS);
+	slice_wait(t, IO, 500 * MS);
+	request_end(t, id, 110 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_true(slot(id)->ledger_ns[SLEEP] == 8 * MS); /* io gives way first */
+}
+
+static void a_parked_request_waits_for_its_loop_while_that_works_for_others(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id slow = request_open(10 * MS), other;
+
+	(void)state;
+	t->event_exit_ns = 10 * MS;
+	request_start(t, slow, 10 * MS);
+	events(t, 11 * MS, 31 * MS); /* 20 ms waiting */
+	other = request_open(31 * MS);
+	request_start(t, other, 31 * MS);
+	request_end(t, other, 61 * MS, 200, false); /* 30 ms of the loop's time */
+	events(t, 61 * MS, 71 * MS);                /* 10 ms waiting */
+	request_resume(t, slow, 72 * MS, RESUME_IO);
+	request_end(t, slow, 73 * MS, 200, false);
+	assert_closed(slot(slow));
+	assert_closed(slot(other));
+	assert_int_equal(slot(slow)->ledger_ns[LOOP], 30 * MS);
+	assert_int_equal(slot(slow)->ledger_ns[IO], 30 * MS);
+}
+
+static void a_slice_that_ends_in_the_answer_was_the_requests(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(10 * MS);
+
+	(void)state;
+	t->event_exit_ns = 10 * MS;
+	request_start(t, id, 10 * MS);
+	events(t, 11 * MS, 61 * MS);
+	slice_wait(t, LOCK, 5 * MS); /* nobody's yet */
+	request_end(t, id, 70 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_int_equal(slot(id)->ledger_ns[SLEEP], 50 * MS); /* no descriptor woke it: a timer */
+	assert_int_equal(slot(id)->ledger_ns[LOCK], 5 * MS);
+}
+
+static void handing_over_to_another_thread_is_waiting_for_it(void **state)
+{
+	struct thread *a = &threads[0], *b = &threads[1];
+	request_id id = request_open(10 * MS);
+
+	(void)state;
+	request_start(a, id, 10 * MS);
+	request_park(a, 12 * MS);
+	requests[(uint32_t)id - 1].detached = true;
+	slice_begin(b, 40 * MS);
+	request_resume(b, id, 40 * MS, RESUME_HANDOVER);
+	request_end(b, id, 50 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_int_equal(slot(id)->ledger_ns[LOCK], 28 * MS);
+}
+
+static void a_pipelined_request_waits_for_its_turn(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id first = request_open(10 * MS), second = request_open(10 * MS);
+
+	(void)state;
+	request_start(t, first, 11 * MS);
+	requests[(uint32_t)second - 1].pipelined = true;
+	request_end(t, first, 31 * MS, 200, false);
+	request_start(t, second, 31 * MS);
+	request_end(t, second, 32 * MS, 200, false);
+	assert_closed(slot(second));
+	assert_int_equal(slot(second)->ledger_ns[QUEUE], 21 * MS);
+}
+
+static void ending_twice_or_resuming_the_dead_does_nothing(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(10 * MS);
+
+	(void)state;
+	request_start(t, id, 10 * MS);
+	request_end(t, id, 20 * MS, 200, false);
+	request_end(t, id, 30 * MS, 500, true);
+	request_resume(t, id, 40 * MS, RESUME_IO);
+	assert_int_equal(t->slice.owner, 0);
+	assert_int_equal(slot(id)->status, 200);
+	assert_int_equal(slot(id)->end_ns, 20 * MS);
+	assert_int_equal(memory.active_requests, 0);
+}
+
+static void a_request_without_a_slot_is_counted(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < REQUESTS; i++)
+		assert_int_not_equal(request_open(1), 0);
+	assert_int_equal(request_open(1), 0);
+	assert_int_equal(memory.drops[DROP_REQUESTS], 1);
+}
+
+/* Take what has ended, as the agent does, checking each. */
+static unsigned collect(void)
+{
+	uint32_t index = pool_take_all(&memory.done);
+	unsigned n = 0;
+
+	while (index != POOL_NONE) {
+		struct request *r = &requests[index - 1];
+		uint32_t next = r->link.next;
+
+		assert_closed(r);
+		r->life = REQUEST_FREE;
+		pool_give(&memory.requests, index);
+		index = next;
+		n++;
+	}
+	return n;
+}
+
+static void any_history_adds_up(void **state)
+{
+	request_id live[8] = { 0 };
+	uint64_t now = 1000 * MS;
+	unsigned ended = 0, asked = 0;
+
+	(void)state;
+	srand(7);
+	for (unsigned step = 0; step < 200000; step++) {
+		struct thread *t = &threads[rand() % 3];
+		request_id *id = &live[rand() % 8];
+
+		now += (uint64_t)(rand() % 100000);
+		switch (rand() % 8) {
+		case 0:
+		case 1:
+			if (!*id) {
+				*id = request_open(now - (uint64_t)(rand() % 50000));
+				request_start(t, *id, now);
+			}
+			break;
+		case 2:
+			slice_wait(t, (enum state[]){ IO, LOCK, SLEEP }[rand() % 3],
+				   (uint64_t)(rand() % 200000));
+			break;
+		case 3:
+			events(t, now, now + 1000);
+			now += 1000;
+			break;
+		case 4:
+			request_resume(t, *id, now, (enum resume)(rand() % 4));
+			break;
+		case 5:
+			request_park(t, now);
+			break;
+		case 6:
+			if (*id) {
+				request_end(t, *id, now, 200, false);
+				asked++;
+			}
+			*id = 0;
+			break;
+		default:
+			ended += collect();
+		}
+	}
+	ended += collect();
+	assert_int_equal(ended, asked);
+	assert_true(ended > 10000);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(a_request_that_lay_in_the_kernel_was_queued, fresh),
+		cmocka_unit_test_setup(waits_inside_the_slice_are_the_requests_own, fresh),
+		cmocka_unit_test_setup(waits_longer_than_the_slice_give_way, fresh),
+		cmocka_unit_test_setup(
+			a_parked_request_waits_for_its_loop_while_that_works_for_others, fresh),
+		cmocka_unit_test_setup(a_slice_that_ends_in_the_answer_was_the_requests, fresh),
+		cmocka_unit_test_setup(handing_over_to_another_thread_is_waiting_for_it, fresh),
+		cmocka_unit_test_setup(a_pipelined_request_waits_for_its_turn, fresh),
+		cmocka_unit_test_setup(ending_twice_or_resuming_the_dead_does_nothing, fresh),
+		cmocka_unit_test_setup(a_request_without_a_slot_is_counted, fresh),
+		cmocka_unit_test_setup(any_history_adds_up, fresh),
+	};
+
+	return RUN(tests);
+}
