@@ -258,7 +258,7 @@ static const struct column {
 	struct units (*cell)(const struct routetable_row *row);
 } columns[] = {
 	{ "COUNT", 9, 9, false, cell_count },   { "RATE", 10, 2, false, cell_rate },
-	{ "ERRORS", 8, 3, false, cell_errors }, { "IN FLIGHT", 10, 8, false, cell_in_flight },
+	{ "ERRORS", 8, 3, false, cell_errors }, { "IN FLIGHT", 11, 8, false, cell_in_flight },
 	{ "P50", 9, 5, true, cell_p50 },        { "P90", 9, 7, true, cell_p90 },
 	{ "P99", 9, 4, true, cell_p99 },        { "MAX", 9, 6, true, cell_max },
 	{ "MEAN", 9, 1, true, cell_mean },
