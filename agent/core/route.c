@@ -19,8 +19,8 @@
 
 enum {
 	SLOTS = 2 * ROUTE_IDS_MAX,
-	NODES = 4096,
-	NODES_FULL = NODES / 4 * 3,
+	NODES_MIN = 4096,
+	NODES_PER_ROUTE = 16,                          /* its segments, and those of candidates */
 	TEMPLATE_MAX = ROUTE_NAME_MAX - sizeof("/**"), /* leaves room for more segments' stand-in */
 	HEAT = 16, /* of one request; a tick takes a sixteenth */
 };
@@ -58,11 +58,12 @@ struct route_table {
 	uint64_t refused;
 	uint64_t coldest; /* no live route is colder; 0 when not known */
 	unsigned nodes_used;
+	unsigned nodes_room; /* a power of two */
 	bool nodes_refused;
 	struct route routes[ROUTE_IDS_MAX]; /* id - 1 */
 	uint32_t slots[SLOTS];              /* id, 0: free */
-	struct node nodes[NODES];
 	struct candidate candidates[ROUTE_CANDIDATES];
+	struct node nodes[]; /* nodes_room */
 };
 
 /* ---- Text ---- */
@@ -234,18 +235,23 @@ static int kind_of(char c)
 static bool is_token(const struct segment *s)
 {
 	bool jwt = s->len >= 20 && memcmp(s->at, "eyJ", 3) == 0;
-	size_t changes = 0, digits = 0;
+	size_t changes = 0, digits = 0, len = 0;
+	int last = 0;
 
 	if (s->len < 20 || !(s->seen & (HEX | LETTER)) || (s->seen & (PLAIN | HIDDEN | LIST)) ||
 	    ((s->seen & DOT) && !jwt))
 		return false;
-	for (size_t i = 0; i < s->len; i++) {
-		int a = i ? kind_of(s->at[i - 1]) : 0, b = kind_of(s->at[i]);
+	for (size_t i = 0; i < s->len; i++, len++) {
+		int kind = kind_of(s->at[i]);
 
-		digits += b == 3;
-		changes += a && b && a != b && !(a == 1 && b == 2); /* "Aa" begins a word */
+		if (s->at[i] == '%') /* its two digits are no part of the word */
+			i += 2;
+		digits += kind == 3;
+		changes += last && kind && last != kind &&
+			   !(last == 1 && kind == 2); /* "Aa": a word */
+		last = kind;
 	}
-	return jwt || digits >= 6 || changes * 5 >= s->len;
+	return jwt || (len >= 20 && (digits >= 6 || changes * 5 >= len));
 }
 
 /* What a whole segment, or the stem of a file's name, stands for; NULL for itself. */
@@ -394,10 +400,10 @@ static uint64_t hash_of(uint64_t seed, const char *at, size_t len)
 /* The node of @key, or the free place for it. There always is one. */
 static struct node *node_find(struct route_table *t, uint64_t key)
 {
-	size_t i = key % NODES;
+	size_t i = key % t->nodes_room;
 
 	while (t->nodes[i].key && t->nodes[i].key != key)
-		i = (i + 1) % NODES;
+		i = (i + 1) % t->nodes_room;
 	return &t->nodes[i];
 }
 
@@ -407,7 +413,7 @@ static bool node_add(struct route_table *t, uint64_t key, uint64_t children)
 	struct node *node = node_find(t, key);
 
 	if (!node->key) {
-		if (t->nodes_used >= NODES_FULL) {
+		if (t->nodes_used >= t->nodes_room / 4 * 3) {
 			t->nodes_refused = true;
 			return false;
 		}
@@ -516,7 +522,7 @@ static bool collapse(struct route_table *t, const struct text *name, struct text
 /* Begin the tree anew with what is a route now: candidates' prefixes have filled it. */
 static void replant(struct route_table *t)
 {
-	memset(t->nodes, 0, sizeof(t->nodes));
+	memset(t->nodes, 0, t->nodes_room * sizeof(*t->nodes));
 	t->nodes_used = 0;
 	t->nodes_refused = false;
 	for (unsigned i = ROUTE_UNMATCHED; i < t->count; i++) {
@@ -713,12 +719,19 @@ void route_table_tick(struct route_table *t)
 
 struct route_table *route_table_create(unsigned cap)
 {
-	struct route_table *t = calloc(1, sizeof(*t));
 	static const char *const given[] = { "(other)", "(unmatched 404)" };
+	struct route_table *t;
+	unsigned nodes = NODES_MIN;
 
+	if (cap > ROUTE_IDS_MAX - ROUTE_UNMATCHED)
+		cap = ROUTE_IDS_MAX - ROUTE_UNMATCHED;
+	while (nodes < cap * NODES_PER_ROUTE)
+		nodes *= 2;
+	t = calloc(1, sizeof(*t) + nodes * sizeof(*t->nodes));
 	if (!t)
 		return NULL;
-	t->cap = cap < ROUTE_IDS_MAX - ROUTE_UNMATCHED ? cap : ROUTE_IDS_MAX - ROUTE_UNMATCHED;
+	t->cap = cap;
+	t->nodes_room = nodes;
 	for (unsigned i = 0; i < ROUTE_UNMATCHED; i++) {
 		struct text name = { .len = 0 };
 

@@ -48,7 +48,7 @@ enum {
 struct route_table;
 
 /**
- * A table of at most @cap routes at a time, besides the two it always has. Context: agent.
+ * A table of at most @cap routes at a time, besides the two it always has, and never more than ROUTE_IDS_MAX. Context: agent.
  * Returns NULL when out of memory.
  */
 struct route_table *route_table_create(unsigned cap);

@@ -492,6 +492,8 @@ static void path_append(struct http_head *head, const char *data, size_t len)
 		head->truncated = true;
 		len = room;
 	}
+	/* the NUL first: the agent's thread may look at a request in progress */
+	head->path[head->path_len + len] = '\0';
 	memcpy(head->path + head->path_len, data, len);
 	head->path_len = (uint16_t)(head->path_len + len);
 }
@@ -500,7 +502,7 @@ static void request_begin(struct http_framing *f, struct http_head *head, char c
 {
 	memset(head, 0, offsetof(struct http_head, path));
 	memset(&head->path_len, 0, sizeof(*head) - offsetof(struct http_head, path_len));
-	head->path[0] = '\0';
+	head->path[0] = head->path[HTTP_PATH_MAX - 1] = '\0';
 	if (c < 'A' || c > 'Z')
 		return fail(f);
 	head->method[0] = c;
@@ -705,7 +707,6 @@ static enum http_event request_head(struct http_framing *f, struct http_head *he
 		fail(f);
 		return HTTP_NOT_HTTP;
 	}
-	head->path[head->path_len] = '\0';
 	head->keep_alive = keeps_alive(f);
 	head->upgrade = (f->flags & SAID_UPGRADE) != 0;
 	head->expect_continue = (f->flags & SAID_CONTINUE) != 0;
@@ -881,7 +882,8 @@ bool http_request_abandon(struct http_request_parser *p)
 {
 	struct http_framing *f = &p->framing;
 
-	if ((f->flags & BODY_SEEN) || (f->state != LENGTH && f->state != CHUNK_SIZE))
+	if ((f->flags & (SAID_CONTINUE | BODY_SEEN)) != SAID_CONTINUE ||
+	    (f->state != LENGTH && f->state != CHUNK_SIZE))
 		return false;
 	message_reset(f);
 	return true;

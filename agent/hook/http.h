@@ -54,7 +54,7 @@ static inline bool http_more(enum http_event event)
 struct http_head {
 	char method[HTTP_METHOD_MAX + 1];
 	char path
-		[HTTP_PATH_MAX]; /* no query, no fragment; "*"; for CONNECT host:port. NUL at the end */
+		[HTTP_PATH_MAX]; /* no query, no fragment; "*"; for CONNECT host:port. A string at any time */
 	uint16_t path_len;
 	uint8_t minor;        /* HTTP/1.minor */
 	bool truncated;       /* the path was longer */
@@ -117,8 +117,8 @@ void http_request_upgrade(struct http_request_parser *p);
 
 /**
  * The final answer came though the request's body did not: after `Expect: 100-continue` and no 100, the client keeps the body.
- * The next bytes are a new request. Right only when no byte of the body was seen: returns false and does nothing otherwise.
- * No END comes for this request. Context: hook.
+ * The next bytes are a new request; no END comes for this one. Not to be called after a 100. Returns false and does nothing when
+ * the body was not held back, or part of it was seen: then it is still to be read. Context: hook.
  */
 bool http_request_abandon(struct http_request_parser *p);
 
