@@ -93,14 +93,13 @@ static uint64_t diff_divide(uint64_t ns, enum diff_per per, const struct profile
 	return ns;
 }
 
-static void diff_fill_route(struct diff_route *row, const struct profile *a,
+static void diff_fill_route(struct diff_route *row, const char *name, const struct profile *a,
 			    const struct profile_route *ra, const struct profile *b,
 			    const struct profile_route *rb)
 {
 	uint64_t total_a = 0, total_b = 0;
 
-	*row = (struct diff_route){ .route = ra ? ra->name : rb->name,
-				    .per = diff_choose(a, ra, b, rb) };
+	*row = (struct diff_route){ .route = name, .per = diff_choose(a, ra, b, rb) };
 	row->requests = (struct diff_pair){ ra ? ra->requests : 0, rb ? rb->requests : 0 };
 	for (unsigned s = 0; s < STATE_COUNT; s++) {
 		uint64_t ns_a = ra ? ra->state_ns[s] : 0, ns_b = rb ? rb->state_ns[s] : 0;
@@ -123,7 +122,8 @@ static void diff_fill_routes(struct diff *diff, const struct profile *a,
 		int order = !*of_a ? 1 : !*of_b ? -1 : strcmp((*of_a)->name, (*of_b)->name);
 		struct diff_route *row = &diff->routes[diff->route_count++];
 
-		diff_fill_route(row, a, order <= 0 ? *of_a : NULL, b, order >= 0 ? *of_b : NULL);
+		diff_fill_route(row, order <= 0 ? (*of_a)->name : (*of_b)->name, a,
+				order <= 0 ? *of_a : NULL, b, order >= 0 ? *of_b : NULL);
 		if (row->per > diff->worst)
 			diff->worst = row->per;
 		diff->requests.a += row->requests.a;

@@ -10,11 +10,13 @@
 #include <string.h>
 
 /* Three significant digits of a value in [0, 999.5). */
-static void units_digits(char *out, size_t size, double value, const char *unit)
+static struct units units_digits(double value, const char *unit)
 {
 	int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
+	struct units u = { .text = "" };
 
-	snprintf(out, size, "%.*f%s", decimals, value, unit);
+	snprintf(u.text, sizeof(u.text), "%.*f%s", decimals, value, unit);
+	return u;
 }
 
 struct units units_ns(uint64_t ns)
@@ -36,10 +38,8 @@ struct units units_ns(uint64_t ns)
 	for (size_t i = 0; i < sizeof(scales) / sizeof(scales[0]); i++) {
 		double value = (double)ns / scales[i].ns;
 
-		if (value < scales[i].below) {
-			units_digits(u.text, sizeof(u.text), value, scales[i].unit);
-			return u;
-		}
+		if (value < scales[i].below)
+			return units_digits(value, scales[i].unit);
 	}
 	snprintf(u.text, sizeof(u.text), "%.0f h", (double)ns / 3600e9);
 	return u;
@@ -66,9 +66,9 @@ struct units units_count(uint64_t count)
 		snprintf(u.text, sizeof(u.text), "%" PRIu64 ",%03" PRIu64, count / 1000,
 			 count % 1000);
 	else if (count < 999500000)
-		units_digits(u.text, sizeof(u.text), (double)count / 1e6, " M");
+		u = units_digits((double)count / 1e6, " M");
 	else if (count < 999500000000)
-		units_digits(u.text, sizeof(u.text), (double)count / 1e9, " G");
+		u = units_digits((double)count / 1e9, " G");
 	else
 		snprintf(u.text, sizeof(u.text), "%.3g", (double)count);
 	return u;
@@ -83,7 +83,7 @@ struct units units_rate(double per_second)
 	} else if (per_second < 0.01) {
 		snprintf(u.text, sizeof(u.text), "<0.01/s");
 	} else if (per_second < 999.5) {
-		units_digits(u.text, sizeof(u.text), per_second, "/s");
+		u = units_digits(per_second, "/s");
 	} else {
 		struct units count = units_count((uint64_t)llround(fmin(per_second, 1e18)));
 
@@ -138,8 +138,7 @@ struct units units_bytes(uint64_t bytes)
 	}
 	for (value /= 1000; value >= 999.5 && i + 1 < sizeof(unit) / sizeof(unit[0]); value /= 1000)
 		i++;
-	units_digits(u.text, sizeof(u.text), value, unit[i]);
-	return u;
+	return units_digits(value, unit[i]);
 }
 
 /* Decode one code point of @text; its length in bytes, or 0 when it is not valid UTF-8. */
