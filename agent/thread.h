@@ -151,7 +151,8 @@ struct shared {
 	pid_t agent_tid;
 
 	struct pool threads, requests, connections, starts;
-	_Atomic uint64_t done; /* stack of requests that have ended, for the agent to take */
+	_Atomic uint64_t done;       /* stack of requests that have ended, for the agent to take */
+	_Atomic uint32_t done_count; /* on that stack, roughly: enough of them wake the agent */
 	_Atomic uint32_t active_requests;
 	_Atomic uint64_t waits;
 	_Atomic uint64_t drops[DROPS];

@@ -28,7 +28,8 @@ enum {
 	FLUSH_MS = 200, /* what an exiting process waits at most */
 	SCAN_NS = 1000000000,
 	MODULES_NS = 2000000000,
-	DRAIN_BUSY = 256, /* requests per drain that call for the next one soon */
+	DRAIN_BUSY = 256,    /* requests per drain that call for the next one soon */
+	IDLE_NS = 100000000, /* nap without a request in progress; 256 ended ones end it */
 	DRAIN_BUSY_NS = 2000000,
 	PERIODS_MAX = 16, /* the sampling period grows by at most this factor to keep the budget */
 };
@@ -346,7 +347,12 @@ static void run(struct life *l)
 		transport_step(l->transport, l->dict, now);
 		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
 			answer_flush(l, asked);
-		nap(l->drained > DRAIN_BUSY ? DRAIN_BUSY_NS : look_ns);
+		if (l->drained > DRAIN_BUSY)
+			nap(DRAIN_BUSY_NS);
+		else
+			nap(atomic_load_explicit(&shared->active_requests, memory_order_relaxed)
+				    ? look_ns
+				    : IDLE_NS);
 	}
 }
 

@@ -9,6 +9,10 @@
 #include "agent/core/life.h"
 #include "agent/hook/request.h"
 
+enum {
+	STACK_FRAMES = 256
+};
+
 /* The address of a frame in its module's file, or a marker's id. */
 static struct dict_frame frame_of(struct life *l, uintptr_t pc)
 {
@@ -29,30 +33,27 @@ static struct dict_frame frame_of(struct life *l, uintptr_t pc)
 	return (struct dict_frame){ .module = m->id, .address = pc - m->bias };
 }
 
-/* A wrapper is known by the name that the host called; what it calls inside our library is our own affair. */
-static unsigned skip_own_frames(struct life *l, const uintptr_t *pcs, unsigned depth)
-{
-	const struct module *own = modules_find(l->modules, (uintptr_t)skip_own_frames);
-	unsigned skip = 0;
-
-	while (own && skip + 1 < depth && pcs[skip + 1] >= own->start && pcs[skip + 1] < own->end &&
-	       pcs[skip] >= own->start && pcs[skip] < own->end)
-		skip++;
-	return skip;
-}
-
+/*
+ * A wrapper is known by the name that the host called. What it calls inside our library, and the trampoline that threads
+ * start through, are our own affair.
+ */
 uint32_t life_stack(struct life *l, const uintptr_t *pcs, unsigned depth)
 {
-	struct dict_frame frames[256];
-	unsigned skip = skip_own_frames(l, pcs, depth);
+	const struct module *own = modules_find(l->modules, (uintptr_t)life_stack);
+	struct dict_frame frames[STACK_FRAMES];
+	unsigned kept = 0;
+	bool leaf = true; /* nothing of the host's yet */
 
-	pcs += skip;
-	depth -= skip;
-	if (depth > sizeof frames / sizeof *frames)
-		depth = sizeof frames / sizeof *frames;
-	for (unsigned i = 0; i < depth; i++)
-		frames[i] = frame_of(l, pcs[i]);
-	return dict_stack(l->dict, frames, depth);
+	for (unsigned i = 0; i < depth && kept < STACK_FRAMES; i++) {
+		bool ours = own && pcs[i] >= own->start && pcs[i] < own->end;
+
+		if (ours &&
+		    (!leaf || (i + 1 < depth && pcs[i + 1] >= own->start && pcs[i + 1] < own->end)))
+			continue;
+		frames[kept++] = frame_of(l, pcs[i]);
+		leaf = leaf && ours;
+	}
+	return dict_stack(l->dict, frames, kept);
 }
 
 uint32_t life_thread(struct life *l, const struct thread *t)
@@ -169,6 +170,7 @@ void drain(struct life *l)
 	uint32_t index = pool_take_all(&shared->done);
 	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
 
+	atomic_store_explicit(&shared->done_count, 0, memory_order_relaxed);
 	for (uint32_t i = 1; i <= threads; i++) {
 		struct thread *t = pool_at(&shared->threads, i);
 		uint32_t life = atomic_load_explicit(&t->life, memory_order_acquire);

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,6 +22,11 @@ enum {
 	SCHED_READS_PER_S = 200,
 	SCHED_BURST = 40,
 	REST_WORTH_ASKING_NS = 100000
+};
+
+/* Ended requests that are worth waking the agent for: far below the smallest number of slots. */
+enum {
+	DONE_BELL = 256
 };
 
 /* Tries before a thread goes without a lock that another one holds for some 100 ns. */
@@ -326,6 +332,16 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 	return r ? id : 0;
 }
 
+/* The agent naps longer than its slots last at a high rate; one system call per DONE_BELL requests at the most. */
+static void wake_agent(void)
+{
+	int saved = errno;
+
+	atomic_fetch_add_explicit(&shared->wake, 1, memory_order_release);
+	syscall(SYS_futex, &shared->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	errno = saved;
+}
+
 void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t status, bool failed)
 {
 	struct request *r;
@@ -350,6 +366,9 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 	unlock(r);
 	atomic_fetch_sub_explicit(&shared->active_requests, 1, memory_order_relaxed);
 	pool_push(&shared->requests, &shared->done, (uint32_t)id);
+	if (atomic_fetch_add_explicit(&shared->done_count, 1, memory_order_relaxed) + 1 ==
+	    DONE_BELL)
+		wake_agent();
 }
 
 void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
