@@ -88,7 +88,15 @@ struct ended {
 	uint8_t latency[AGGREGATE_ENDED], event_state[AGGREGATE_ENDED];
 };
 
+/* What a window leaves out when it would be too large for the spool. Sums, counts and latencies are never left out. */
+enum detail {
+	ALL,
+	NO_STATE_HISTOGRAMS,
+	NO_SAMPLES
+};
+
 struct aggregate {
+	size_t frame_max;      /* bytes of an encoded window before it leaves something out */
 	struct route **routes; /* by id, made when first seen */
 	uint32_t route_room;
 	uint32_t *active; /* ids of the routes of this window; room as routes */
@@ -98,7 +106,7 @@ struct aggregate {
 	struct ended *ended;
 	uint32_t window, swept; /* counts windows; when stale owners were last looked for */
 	uint64_t rows_refused, pending_refused, forgotten, mismatches, routes_refused;
-	uint64_t statuses_refused, windows_failed;
+	uint64_t statuses_refused, windows_cut, windows_failed;
 };
 
 static void *pool_item(const struct pool *p, uint32_t index)
@@ -131,13 +139,14 @@ static uint16_t pool_take(struct pool *p)
 struct aggregate *aggregate_create(const struct config *c)
 {
 	struct aggregate *a = calloc(1, sizeof(*a));
-	uint32_t rows = AGGREGATE_ROWS;
+	uint32_t spool = c->spool_kib * 1024u, rows = spool / 4 / ROW_WIRE_BYTES;
 
 	if (!a)
 		return NULL;
-	/* A window that the spool cannot hold would be measured for nothing. */
-	if (rows > c->spool_kib * 1024u / 2 / ROW_WIRE_BYTES)
-		rows = c->spool_kib * 1024u / 2 / ROW_WIRE_BYTES;
+	/* A window that the spool cannot hold would be made for nothing. */
+	a->frame_max = spool / 4 * 3;
+	if (rows > AGGREGATE_ROWS)
+		rows = AGGREGATE_ROWS;
 	table_init(&a->rows, sizeof(struct row), rows);
 	table_init(&a->pending, sizeof(struct pending), AGGREGATE_PENDING);
 	table_init(&a->owners, sizeof(struct owner), AGGREGATE_PENDING);
@@ -600,14 +609,15 @@ static void rows_append_exact(const struct aggregate *a, Sonde__Rows *rows, uint
 	}
 }
 
-static Sonde__Rows *rows_message(const struct aggregate *a, struct encode_arena *arena)
+static Sonde__Rows *rows_message(const struct aggregate *a, struct encode_arena *arena,
+				 uint32_t samples)
 {
-	size_t most = a->rows.used + (size_t)a->cells.used * AGGREGATE_STATES;
+	size_t most = samples + (size_t)a->cells.used * AGGREGATE_STATES;
 	Sonde__Rows *rows = rows_alloc(arena, most);
 
 	if (!rows)
 		return NULL;
-	for (uint32_t i = 1; i <= a->rows.used; i++)
+	for (uint32_t i = 1; i <= samples; i++)
 		rows_append(rows, table_entry(&a->rows, i));
 	for (uint32_t i = 0; i < a->active_count && a->cells.used > 0; i++)
 		rows_append_exact(a, rows, a->active[i]);
@@ -667,8 +677,8 @@ static int state_histograms(const struct aggregate *a, struct encode_arena *aren
 	return 0;
 }
 
-static int route_message(const struct aggregate *a, struct encode_arena *arena, uint32_t id,
-			 Sonde__RouteStats *to)
+static int route_message(const struct aggregate *a, struct encode_arena *arena, enum detail detail,
+			 uint32_t id, Sonde__RouteStats *to)
 {
 	struct route *r = a->routes[id];
 
@@ -693,19 +703,19 @@ static int route_message(const struct aggregate *a, struct encode_arena *arena, 
 		to->statuses[i]->count = r->statuses[i].count;
 	}
 	to->n_statuses = r->status_count;
-	return state_histograms(a, arena, r, to);
+	return detail == ALL ? state_histograms(a, arena, r, to) : 0;
 }
 
-static int window_message(const struct aggregate *a, struct encode_arena *arena,
+static int window_message(const struct aggregate *a, struct encode_arena *arena, enum detail detail,
 			  Sonde__Window *window)
 {
-	window->rows = rows_message(a, arena);
+	window->rows = rows_message(a, arena, detail == NO_SAMPLES ? 0 : a->rows.used);
 	window->routes = encode_alloc_messages(arena, a->active_count, sizeof(**window->routes));
 	if (!window->rows || !window->routes)
 		return -ENOMEM;
 	window->n_routes = a->active_count;
 	for (uint32_t i = 0; i < a->active_count; i++)
-		if (route_message(a, arena, a->active[i], window->routes[i]))
+		if (route_message(a, arena, detail, a->active[i], window->routes[i]))
 			return -ENOMEM;
 	return 0;
 }
@@ -725,8 +735,9 @@ static void window_reset(struct aggregate *a)
 	a->window++;
 }
 
-int aggregate_window_encode(struct aggregate *a, const struct aggregate_window *window,
-			    const struct self_report *self, struct encode_buffer *buffer)
+static int window_encode(struct aggregate *a, const struct aggregate_window *window,
+			 enum detail detail, const struct self_report *self,
+			 struct encode_buffer *buffer)
 {
 	struct encode_arena arena = { 0 };
 	Sonde__Window message = SONDE__WINDOW__INIT;
@@ -739,13 +750,31 @@ int aggregate_window_encode(struct aggregate *a, const struct aggregate_window *
 	message.end_unix_ns = window->end_unix_ns;
 	message.lost_windows = window->lost_windows;
 	message.last = window->last;
-	tell_in_flight_ended(a);
-	error = window_message(a, &arena, &message);
+	error = window_message(a, &arena, detail, &message);
 	if (!error)
 		error = encode_window(buffer, &arena, &message, self);
+	encode_arena_fini(&arena);
+	return error;
+}
+
+int aggregate_window_encode(struct aggregate *a, const struct aggregate_window *window,
+			    const struct self_report *self, struct encode_buffer *buffer)
+{
+	size_t before = buffer->used;
+	int error;
+
+	tell_in_flight_ended(a);
+	for (enum detail detail = ALL;; detail++) {
+		error = window_encode(a, window, detail, self, buffer);
+		if (error != -EMSGSIZE && (error || buffer->used - before <= a->frame_max))
+			break;
+		a->windows_cut += detail == ALL;
+		if (detail == NO_SAMPLES)
+			break;
+		buffer->used = before;
+	}
 	if (error)
 		a->windows_failed++;
-	encode_arena_fini(&arena);
 	window_reset(a);
 	return error;
 }
@@ -760,7 +789,8 @@ unsigned aggregate_drops(const struct aggregate *a, struct self_drop out[AGGREGA
 	out[5] = (struct self_drop){ "status counts", a->statuses_refused };
 	out[6] = (struct self_drop){ "histogram blocks", a->blocks.refused };
 	out[7] = (struct self_drop){ "exact rows", a->cells.refused };
-	out[8] = (struct self_drop){ "windows not encoded", a->windows_failed };
+	out[8] = (struct self_drop){ "windows cut to fit", a->windows_cut };
+	out[9] = (struct self_drop){ "windows not encoded", a->windows_failed };
 	return AGGREGATE_DROPS;
 }
 

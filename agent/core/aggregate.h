@@ -25,7 +25,8 @@ enum {
 	AGGREGATE_EVENT_WAIT =
 		8, /* waited in an event loop; which state that was is known when the request ends */
 
-	AGGREGATE_ROWS = 65536,    /* sampled rows per window */
+	AGGREGATE_ROWS =
+		65536, /* sampled rows per window; fewer with a spool below 6 MiB, a quarter of it */
 	AGGREGATE_PENDING = 65536, /* samples of requests in progress, merged */
 	AGGREGATE_ROUTES = 16384,  /* highest route id */
 	AGGREGATE_STATUSES =
@@ -87,14 +88,15 @@ struct aggregate_window {
 /**
  * Append the window as one frame and begin the next one, empty but for what is pending.
  *
- * @self may be NULL. Context: agent.
+ * @self may be NULL. A window over three quarters of the spool goes without its states' histograms, then without its
+ * samples too, and is counted: what is exact stays. Context: agent.
  * Returns 0, -ENOMEM or -EMSGSIZE: then the window is lost, and counted.
  */
 int aggregate_window_encode(struct aggregate *a, const struct aggregate_window *window,
 			    const struct self_report *self, struct encode_buffer *buffer);
 
 enum {
-	AGGREGATE_DROPS = 9,
+	AGGREGATE_DROPS = 10,
 };
 
 /** Fill what was refused since the start. Returns AGGREGATE_DROPS. Context: agent. */

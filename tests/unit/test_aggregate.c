@@ -338,6 +338,65 @@ static void aggregate_rows_statuses_and_routes_are_bounded(void **state)
 	aggregate_destroy(a);
 }
 
+static void aggregate_window_too_large_for_the_spool_keeps_what_is_exact(void **state)
+{
+	const struct config c = { .spool_kib = 64 };
+	struct aggregate *a = aggregate_create(&c);
+	struct sample s = { .stack = 1, .state = CPU, .ns = 10, .count = 1 };
+	uint64_t sum = 0, told = 0;
+	Sonde__Frame *f;
+
+	(void)state;
+	assert_non_null(a);
+	aggregate_sample(a, &s);
+	for (unsigned i = 0; i < 35000; i++) {
+		struct done d = done_of(0, 1 + i % 35, 1000 + i * 50, 500 + i * 7);
+
+		aggregate_done(a, &d);
+		sum += d.latency_ns;
+	}
+	f = close_window(a);
+	assert_true(sonde__frame__get_packed_size(f) < 48 * 1024);
+	assert_int_equal(drop(a, "windows cut to fit"), 1);
+	for (uint32_t i = 1; i <= 35; i++) {
+		assert_int_equal(route_of(f, i)->n_states, 0);
+		assert_int_equal(route_of(f, i)->count, 1000);
+		told += route_of(f, i)->latency_sum_ns;
+	}
+	assert_int_equal(told, sum);
+	assert_int_equal(rows_ns(f, 0, CPU, false), 10); /* the samples had room */
+	sonde__frame__free_unpacked(f, NULL);
+	sonde__frame__free_unpacked(close_window(a), NULL);
+	assert_int_equal(drop(a, "windows cut to fit"), 1);
+	aggregate_destroy(a);
+}
+
+static void aggregate_memory_is_steady_from_window_to_window(void **state)
+{
+	struct aggregate *a = create();
+	size_t warm = 0;
+
+	(void)state;
+	for (unsigned window = 0; window < 30; window++) {
+		for (uint64_t i = 0; i < 2000; i++) {
+			struct done d = done_of(window * 10000 + i + 1, 1 + (uint32_t)(i % 20),
+						1 + i * i, i);
+			struct sample s = { .request = d.request,
+					    .stack = 1 + (uint32_t)(i % 50),
+					    .count = 1 };
+
+			aggregate_sample(a, &s);
+			aggregate_done(a, &d);
+		}
+		sonde__frame__free_unpacked(close_window(a), NULL);
+		if (window == 1)
+			warm = aggregate_bytes(a);
+		if (window > 1)
+			assert_int_equal(aggregate_bytes(a), warm);
+	}
+	aggregate_destroy(a);
+}
+
 /* ---- A model that only knows lists ---- */
 
 enum {
@@ -576,6 +635,8 @@ int main(void)
 		cmocka_unit_test(
 			aggregate_pending_is_bounded_and_gets_rid_of_requests_that_never_end),
 		cmocka_unit_test(aggregate_rows_statuses_and_routes_are_bounded),
+		cmocka_unit_test(aggregate_window_too_large_for_the_spool_keeps_what_is_exact),
+		cmocka_unit_test(aggregate_memory_is_steady_from_window_to_window),
 		cmocka_unit_test(aggregate_agrees_with_a_naive_model),
 	};
 

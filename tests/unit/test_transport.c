@@ -518,6 +518,32 @@ static void transport_closes_on_a_wrong_answer(void **state)
 	}
 }
 
+static void transport_survives_any_bytes_from_the_collector(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	srand(4);
+	setup(&b, false);
+	for (unsigned round = 0; round < 300; round++) {
+		uint8_t bytes[300];
+
+		connect_peer(&b, 0);
+		for (size_t i = 0; i < sizeof(bytes); i++)
+			bytes[i] = (uint8_t)(rand() % 3 ? rand() : rand() % 8);
+		bytes[0] = (uint8_t)(rand() % 40); /* mostly a length that is believed */
+		bytes[1] = bytes[2] = bytes[3] = 0;
+		bytes[4] = (uint8_t)(rand() % 9 << 3 | 2);
+		peer_send_bytes(&b.peer, bytes, 4 + (size_t)rand() % 290);
+		step(&b);
+		peer_hang_up(&b.peer);
+		step(&b);
+		assert_int_equal(our_descriptor(&b), -1);
+	}
+	connect_peer(&b, 0);
+	teardown(&b);
+}
+
 static void transport_skips_frames_it_does_not_know(void **state)
 {
 	struct bench b;
@@ -933,9 +959,11 @@ static void transport_output_never_touches_what_is_not_its_own(void **state)
 
 	setup_file(&b, "link.sonde");
 	snprintf(link_path, sizeof(link_path), "%s", b.config.output);
+	snprintf(path, sizeof(path), "%s/new.sonde", directory);
 	assert_int_equal(symlink(path, link_path), 0);
 	step(&b);
 	assert_false(transport_state(b.t).connected);
+	assert_int_equal(access(path, F_OK), -1);
 	teardown(&b);
 	setup_file(&b, "fifo");
 	assert_int_equal(mkfifo(b.config.output, 0600), 0);
@@ -1076,6 +1104,7 @@ int main(void)
 			transport_takes_a_dropped_window_off_the_lost_when_it_was_stored_after_all),
 		cmocka_unit_test(transport_survives_a_collector_that_never_reads),
 		cmocka_unit_test(transport_closes_on_a_wrong_answer),
+		cmocka_unit_test(transport_survives_any_bytes_from_the_collector),
 		cmocka_unit_test(transport_skips_frames_it_does_not_know),
 		cmocka_unit_test(transport_reads_answers_cut_anywhere),
 		cmocka_unit_test(transport_backs_off_doubling_up_to_5_s),
