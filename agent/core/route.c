@@ -686,18 +686,18 @@ uint32_t route_from_http(struct route_table *t, const char *method, const char *
 	return newcomer(t, &name, hash, false);
 }
 
-uint32_t route_from_name(struct route_table *t, const char *given)
+uint32_t route_from_name(struct route_table *t, const char *name)
 {
-	struct text name = { .len = 0 };
+	struct text text = { .len = 0 };
 	uint64_t hash;
 	uint32_t id;
 
-	append_visible(&name, given, strnlen(given, ROUTE_NAME_MAX - 1), "");
-	if (name.len == 0)
-		append_string(&name, "(unnamed)");
-	hash = name_hash(&name);
-	id = lookup(t, &name, hash);
-	return id ? id : newcomer(t, &name, hash, true);
+	append_visible(&text, name, strnlen(name, ROUTE_NAME_MAX - 1), "");
+	if (text.len == 0)
+		append_string(&text, "(unnamed)");
+	hash = name_hash(&text);
+	id = lookup(t, &text, hash);
+	return id ? id : newcomer(t, &text, hash, true);
 }
 
 void route_table_tick(struct route_table *t)

@@ -332,11 +332,9 @@ static void chunk_size(struct http_framing *f, char c)
 			return fail(f);
 		f->left = f->left << 4 | digit;
 		f->position = 1;
-	} else if (f->position == 0) {
-		fail(f);
-	} else if (c == '\n' || c == '\r') {
+	} else if (f->position && (c == '\n' || c == '\r')) {
 		f->state = c == '\n' ? CHUNK : CHUNK_SIZE_LF;
-	} else if (c == ';' || c == ' ' || c == '\t') {
+	} else if (f->position && (c == ';' || c == ' ' || c == '\t')) {
 		f->state = CHUNK_EXTENSION;
 	} else {
 		fail(f);
@@ -535,11 +533,9 @@ static bool is_visible(char c)
 
 static void target_begin(struct http_framing *f, struct http_head *head, char c)
 {
-	if (head->is_connect && is_visible(c) && c != '/')
-		f->state = WHOLE;
-	else if (c == '/')
+	if (c == '/')
 		f->state = PATH;
-	else if (c == '*')
+	else if (c == '*' || (head->is_connect && is_visible(c)))
 		f->state = WHOLE;
 	else if (lower(c) == 'h')
 		f->state = SCHEME;

@@ -36,6 +36,8 @@ static void assert_path(const char *path, const char *expected)
 static void words_stay_as_they_are(void **state)
 {
 	static const char *const paths[] = {
+		"/%E4%BD%A0%E5%A5%BD%E4%B8%96%E7%95%8C",
+		"/x%2",
 		"/",
 		"/a",
 		"/users/me",
@@ -108,6 +110,7 @@ static void dates_become_date(void **state)
 	assert_path("/d/2026-11-20T06:40:24Z", "/d/{date}");
 	assert_path("/d/2026-11-20T06%3A40%3A24Z/x", "/d/{date}/x");
 	assert_path("/d/2026-13-20", "/d/{n}");
+	assert_path("/d/2026-12-40", "/d/{n}");
 	assert_path("/d/2026-11-20.log", "/d/{date}.log");
 }
 
@@ -312,6 +315,21 @@ static void many_names_under_one_parent_become_a_star(void **state)
 	route_table_destroy(t);
 }
 
+static void names_below_a_star_are_counted_together(void **state)
+{
+	struct route_table *t = route_table_create(ROUTE_CAP);
+	char path[64];
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		snprintf(path, sizeof(path), "/u/name%d/album%d", i, i);
+		get(t, path, 200);
+	}
+	assert_string_equal(route_name(t, get(t, "/u/x/y", 200)), "GET /u/{*}/{*}");
+	assert_int_equal(route_count(t), 2 + ROUTE_SIBLINGS_MAX + ROUTE_SIBLINGS_MAX + 1);
+	route_table_destroy(t);
+}
+
 static void a_flat_service_keeps_its_routes(void **state)
 {
 	struct route_table *t = route_table_create(ROUTE_CAP);
@@ -408,6 +426,36 @@ static void a_hot_newcomer_takes_the_place_of_the_coldest(void **state)
 	}
 	assert_int_equal(cold, 3 + 3);
 	assert_int_equal(route_count(t), 13);
+	route_table_destroy(t);
+}
+
+static void a_retired_route_is_no_scan(void **state)
+{
+	struct route_table *t = route_table_create(1);
+
+	(void)state;
+	get(t, "/old", 200);
+	for (int i = 0; i < 100; i++)
+		route_table_tick(t);
+	for (int i = 0; i < ROUTE_HOT_MIN; i++)
+		get(t, "/hot", 200);
+	assert_int_equal(get(t, "/hot", 200), 4);
+	assert_int_equal(get(t, "/old", 404), ROUTE_OTHER);
+	assert_int_equal(get(t, "/older", 404), ROUTE_UNMATCHED);
+	route_table_destroy(t);
+}
+
+static void a_candidate_that_comes_seldom_stays_one(void **state)
+{
+	struct route_table *t = route_table_create(1);
+
+	(void)state;
+	get(t, "/old", 200);
+	for (int i = 0; i < 1000; i++) {
+		if (i % 4 == 0)
+			assert_int_equal(get(t, "/seldom", 200), ROUTE_OTHER);
+		route_table_tick(t);
+	}
 	route_table_destroy(t);
 }
 
@@ -528,6 +576,14 @@ static void a_full_tree_is_begun_anew(void **state)
 		get(t, path, 200);
 	}
 	assert_string_equal(route_name(t, get(t, "/blog/post-zz", 200)), "GET /blog/{*}");
+	for (int i = 0; i < 20000; i++) { /* once more: a parent with a star keeps it */
+		snprintf(path, sizeof(path), "/z%d/%d/z%d", i % 90, i, i % 29);
+		route_from_http(t, i % 2 ? "PUT" : "POST", path, 200);
+		get(t, "/blog/post-zz", 200);
+		if (i % 100 == 0)
+			route_table_tick(t);
+	}
+	assert_string_equal(route_name(t, get(t, "/blog/new", 200)), "GET /blog/{*}");
 	route_table_destroy(t);
 }
 
@@ -551,10 +607,13 @@ int main(void)
 		cmocka_unit_test(a_route_is_admitted_by_its_first_answer_that_is_not_404),
 		cmocka_unit_test(a_scan_leaves_no_trace),
 		cmocka_unit_test(many_names_under_one_parent_become_a_star),
+		cmocka_unit_test(names_below_a_star_are_counted_together),
 		cmocka_unit_test(a_flat_service_keeps_its_routes),
 		cmocka_unit_test(stars_do_not_make_a_name_too_long),
 		cmocka_unit_test(past_the_cap_requests_are_other),
 		cmocka_unit_test(a_hot_newcomer_takes_the_place_of_the_coldest),
+		cmocka_unit_test(a_retired_route_is_no_scan),
+		cmocka_unit_test(a_candidate_that_comes_seldom_stays_one),
 		cmocka_unit_test(a_newcomer_no_hotter_than_the_coldest_stays_out),
 		cmocka_unit_test(a_flood_of_names_seen_once_retires_nobody),
 		cmocka_unit_test(a_flood_of_paths_ends_in_a_few_stars),
