@@ -29,7 +29,8 @@ static struct {
 	int signal_fd;
 	int helper_fd;
 	struct timers timers;
-	unsigned parked; /* requests */
+	unsigned parked;          /* requests */
+	struct request *answered; /* whose answer MHD is sending */
 	bool stopping;
 	struct turns turns;
 } loop = { .epoll_fd = -1, .signal_fd = -1, .helper_fd = -1 };
@@ -72,8 +73,18 @@ static void leave(struct request *request)
 {
 	truth_loop_leave(&request->truth, &loop.turns, request->waits_for);
 	request->waits_for = WAIT_IO; /* for its client, unless it asks for something else */
+	if (request->status != 0)
+		loop.answered = request;
 	if (request->helped)
 		helper_submit(request);
+}
+
+/* MHD sends an answer as soon as it has it, but may tell us a turn later: it was sent when the next thing begins. */
+static void settle_answer(void)
+{
+	if (loop.answered)
+		truth_loop_sent(&loop.answered->truth, &loop.turns);
+	loop.answered = NULL;
 }
 
 static enum progress loop_sleep(struct request *request, uint64_t ns)
@@ -129,8 +140,10 @@ static const struct mode loop_mode = {
 
 static void *loop_begin(void *closure, const char *uri, struct MHD_Connection *connection)
 {
-	struct request *request = request_begin(closure, uri, connection);
+	struct request *request;
 
+	settle_answer();
+	request = request_begin(closure, uri, connection);
 	if (request) {
 		request->waits_for = WAIT_IO;
 		leave(request);
@@ -145,6 +158,7 @@ static enum MHD_Result loop_serve(void *closure, struct MHD_Connection *connecti
 	struct request *request = *pointer;
 	enum MHD_Result result;
 
+	settle_answer();
 	if (request)
 		come_back(request);
 	result = request_serve(closure, connection, url, method, version, upload, upload_size,
@@ -157,8 +171,11 @@ static enum MHD_Result loop_serve(void *closure, struct MHD_Connection *connecti
 static void loop_end(void *closure, struct MHD_Connection *connection, void **pointer,
 		     enum MHD_RequestTerminationCode how)
 {
-	if (*pointer)
-		come_back(*pointer);
+	struct request *request = *pointer;
+
+	settle_answer();
+	if (request && request->truth.end_ns == 0)
+		come_back(request);
 	request_end(closure, connection, pointer, how);
 	loop.turns.mark = truth_clocks();
 }
@@ -213,6 +230,7 @@ static void turn(void)
 	while ((request = timers_take_due(&loop.timers, monotonic_ns())) != NULL)
 		unpark(request);
 	MHD_run(loop.daemon);
+	settle_answer();
 }
 
 static int loop_init(int listen_fd, const sigset_t *signals)
@@ -224,7 +242,8 @@ static int loop_init(int listen_fd, const sigset_t *signals)
 		return error;
 	loop.daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG,
 				       0, NULL, NULL, loop_serve, NULL, MHD_OPTION_LISTEN_SOCKET,
-				       listen_fd, MHD_OPTION_URI_LOG_CALLBACK, loop_begin, NULL,
+				       listen_fd, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+				       MHD_OPTION_URI_LOG_CALLBACK, loop_begin, NULL,
 				       MHD_OPTION_NOTIFY_COMPLETED, loop_end, NULL, MHD_OPTION_END);
 	if (!loop.daemon)
 		return errno ? -errno : -EIO;

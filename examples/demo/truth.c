@@ -167,15 +167,21 @@ void truth_loop_return(struct truth *truth, const struct turns *turns)
 	truth->since = turns->mark;
 }
 
+void truth_loop_sent(struct truth *truth, struct turns *turns)
+{
+	truth->since = turns->mark;
+	truth->end_ns = truth_pause(truth);
+	turns->mark = truth_clocks();
+}
+
 void truth_end(struct truth *truth, const char *method, const char *path, unsigned status)
 {
-	uint64_t end_ns;
-
 	if (!log_file)
 		return;
-	end_ns = truth_pause(truth);
+	if (truth->end_ns == 0)
+		truth->end_ns = truth_pause(truth);
 	fprintf(log_file, "%s\t%s\t%u\t%lu\t%lu\t%lu\t%lu\t%lu\t%lu\t%lu\t%lu\t%lu\n", method, path,
-		status, truth->sent_ns, truth->begin_ns, end_ns, truth->cpu_ns, truth->runq_ns,
-		truth->wait_ns[WAIT_IO], truth->wait_ns[WAIT_LOCK], truth->wait_ns[WAIT_SLEEP],
-		truth->loop_ns);
+		status, truth->sent_ns, truth->begin_ns, truth->end_ns, truth->cpu_ns,
+		truth->runq_ns, truth->wait_ns[WAIT_IO], truth->wait_ns[WAIT_LOCK],
+		truth->wait_ns[WAIT_SLEEP], truth->loop_ns);
 }

@@ -30,6 +30,7 @@ enum wait {
 struct truth {
 	uint64_t sent_ns;  /* when the client says it sent the request, 0 unknown */
 	uint64_t begin_ns; /* its first line was read */
+	uint64_t end_ns;   /* 0: not yet */
 	uint64_t cpu_ns;
 	uint64_t runq_ns;
 	uint64_t loop_ns;
@@ -82,8 +83,10 @@ void truth_loop_waited(struct turns *turns, const struct clocks *before);
 void truth_loop_leave(struct truth *truth, struct turns *turns, enum wait kind);
 /** It has come back, at turns->mark: what it idled until then was the wait, what it did for others `loop`. */
 void truth_loop_return(struct truth *truth, const struct turns *turns);
+/** What it did since turns->mark was to send the answer, which is its end. */
+void truth_loop_sent(struct truth *truth, struct turns *turns);
 
-/** The request, taken up by this thread, ends: one line in the log. */
+/** One line in the log for the request, which ends now, on this thread, if it has not before. */
 void truth_end(struct truth *truth, const char *method, const char *path, unsigned status);
 
 #endif
