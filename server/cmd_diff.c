@@ -254,14 +254,20 @@ static void diff_print_routes(const struct diff_command *d, const struct diff *d
 		diff_print_pair(d, row->total);
 		if (row->requests.a || row->requests.b)
 			snprintf(requests, sizeof(requests), "%s → %s",
-				 units_count(row->requests.a).text,
-				 units_count(row->requests.b).text);
+				 d->sides[0].profile->has_requests
+					 ? units_count(row->requests.a).text
+					 : "?",
+				 d->sides[1].profile->has_requests
+					 ? units_count(row->requests.b).text
+					 : "?");
 		diff_right(19, requests);
 		if (states)
 			diff_print_mostly(row);
 		else
 			fputs("  ", stdout);
 		diff_print_name(row->route);
+		if (row->per != diff->worst)
+			printf("  (%s)", row->per == DIFF_TOTAL ? "in all" : "per second");
 		putchar('\n');
 	}
 	if (shown < diff->route_count)

@@ -180,10 +180,13 @@ static int export_check(const char *body, size_t size, char *said, size_t said_s
 	total = profile_total_ns(p);
 	for (size_t i = 0; i < p->route_count; i++)
 		requests += p->routes[i].requests;
-	if (total > 0)
+	if (total > 0 && p->has_requests)
 		snprintf(said, said_size, "%s requests of %zu %s, %s, ", units_count(requests).text,
 			 p->route_count, p->route_count == 1 ? "route" : "routes",
 			 units_ns(total).text);
+	else if (total > 0)
+		snprintf(said, said_size, "%zu %s, %s, ", p->route_count,
+			 p->route_count == 1 ? "route" : "routes", units_ns(total).text);
 	profile_destroy(p);
 	if (total > 0)
 		return 0;

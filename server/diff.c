@@ -124,7 +124,7 @@ static void diff_fill_routes(struct diff *diff, const struct profile *a,
 
 		diff_fill_route(row, order <= 0 ? (*of_a)->name : (*of_b)->name, a,
 				order <= 0 ? *of_a : NULL, b, order >= 0 ? *of_b : NULL);
-		if (row->per > diff->worst)
+		if (row->per > diff->worst && (*row->route || !a->has_requests || !b->has_requests))
 			diff->worst = row->per;
 		diff->requests.a += row->requests.a;
 		diff->requests.b += row->requests.b;

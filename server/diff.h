@@ -41,7 +41,8 @@ struct diff {
 	struct diff_function *functions; /* by |self.b - self.a|, then |total.b - total.a| */
 	size_t route_count, function_count;
 	struct diff_pair requests; /* of all routes */
-	enum diff_per worst;       /* the least telling of all rows' units */
+	enum diff_per
+		worst; /* the least telling of all rows' units; work outside requests never has any */
 };
 
 /**

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "server/doctor.h"
@@ -58,22 +59,39 @@ static void agent_listen(int fd, char *text, size_t size)
 	text[used] = '\0';
 }
 
+/* Wait for @pid, which may still have a report to write; one that hangs is ended. */
+static int agent_reap(pid_t pid)
+{
+	int status = 0;
+
+	for (int ms = 0; ms < AGENT_PATIENCE_MS; ms += 5) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return status;
+		nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+	}
+	kill(pid, SIGKILL);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return status;
+}
+
 /*
  * Run cat with the agent. @text gets what it printed. Returns its wait status, or a negative errno value; *@reported is
- * the size of what the agent wrote.
+ * the size of what the agent wrote: to a file that is not there before, as it never writes into another's.
  */
 static int agent_try(const char *agent, char *text, size_t size, off_t *reported)
 {
-	char report[] = "/tmp/sonde-doctor.XXXXXX";
-	int file = mkostemp(report, O_CLOEXEC), ends[2], status = 0;
+	char directory[] = "/tmp/sonde-doctor.XXXXXX", report[sizeof(directory) + 8];
+	int ends[2], status = 0;
 	struct stat st;
 	pid_t pid;
 
-	if (file < 0 || pipe2(ends, O_CLOEXEC) < 0) {
+	if (!mkdtemp(directory))
+		return -errno;
+	snprintf(report, sizeof(report), "%s/report", directory);
+	if (pipe2(ends, O_CLOEXEC) < 0) {
 		status = -errno;
-		if (file >= 0)
-			close(file);
-		return status;
+		goto out;
 	}
 	pid = fork();
 	if (pid == 0)
@@ -81,15 +99,16 @@ static int agent_try(const char *agent, char *text, size_t size, off_t *reported
 	close(ends[1]);
 	if (pid > 0) {
 		agent_listen(ends[0], text, size);
-		kill(pid, SIGKILL); /* it has ended, or hangs */
-		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-			;
+		status = agent_reap(pid);
+	} else {
+		status = -EAGAIN;
 	}
-	*reported = fstat(file, &st) == 0 ? st.st_size : 0;
+	*reported = stat(report, &st) == 0 ? st.st_size : 0;
 	close(ends[0]);
-	close(file);
 	unlink(report);
-	return pid < 0 ? -EAGAIN : status;
+out:
+	rmdir(directory);
+	return status;
 }
 
 void doctor_agent(struct doctor *d)
@@ -116,7 +135,9 @@ void doctor_agent(struct doctor *d)
 	else if (status < 0)
 		doctor_say(d, DOCTOR_BAD, "agent", agent_cost,
 			   "cannot start a program to try it: %s", strerror(-status));
-	else if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL)
+	else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+		doctor_say(d, DOCTOR_BAD, "agent", agent_cost, "a program does not end with it");
+	else if (WIFSIGNALED(status))
 		doctor_say(d, DOCTOR_BAD, "agent", agent_cost, "a program died with it: %s",
 			   strsignal(WTERMSIG(status)));
 	else if (!strstr(text, agent))

@@ -168,15 +168,26 @@ int64_t profile_function(struct profile_reader *r, const char *name, size_t leng
 	return (int64_t)p->function_count++;
 }
 
+/* Our exports that must name everything name work outside any request so. */
+static size_t profile_route_length(const char *name, size_t length)
+{
+	static const char none[] = "(no request)";
+
+	length = strnlen(name, length);
+	return length == sizeof(none) - 1 && memcmp(name, none, length) == 0 ? 0 : length;
+}
+
 int64_t profile_route(struct profile_reader *r, const char *name, size_t length)
 {
 	struct profile *p = r->profile;
-	uint64_t key = profile_hash(name, length = strnlen(name, length));
 	struct profile_route *routes;
+	uint64_t key;
 	uint32_t found;
 	char *copy;
 	int status = 0;
 
+	length = profile_route_length(name, length);
+	key = profile_hash(name, length);
 	for (; (found = profile_map_get(&p->index->routes, key)) != PROFILE_NONE; key++)
 		if (profile_equal(p->routes[found].name, name, length))
 			return found;
@@ -196,7 +207,8 @@ int64_t profile_route(struct profile_reader *r, const char *name, size_t length)
 
 bool profile_wants_route(const struct profile_reader *r, const char *route, size_t length)
 {
-	return !r->filter || !r->filter->route || profile_equal(r->filter->route, route, length);
+	return !r->filter || !r->filter->route ||
+	       profile_equal(r->filter->route, route, profile_route_length(route, length));
 }
 
 bool profile_wants_state(const struct profile_reader *r, unsigned state)

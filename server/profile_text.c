@@ -262,6 +262,10 @@ static int html_report(struct profile_reader *r, json_t *report)
 	{
 		int status = 0;
 
+		/* All routes: without the work outside requests, as everywhere, unless there is nothing else. */
+		if (!*name && !(r->filter && r->filter->route) &&
+		    json_object_size(json_object_get(report, "flames")) > 1)
+			continue;
 		if (profile_wants_route(r, name, strlen(name)) &&
 		    (!service || html_has_service(report, name, service)))
 			status = html_flame(r, name, flame);

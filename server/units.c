@@ -116,7 +116,7 @@ struct units units_percent_signed(double share)
 {
 	struct units u, plain = units_percent(fabs(share));
 
-	if (!isfinite(share) || share == 0)
+	if (!isfinite(share) || fabs(share) < 0.0001)
 		return plain;
 	if (share >= 9.995)
 		snprintf(u.text, sizeof(u.text), "x %.0f", fmin(share + 1, 1e15));

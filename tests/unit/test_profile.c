@@ -280,7 +280,7 @@ static void folded_says_route_state_and_stack(void **state)
 	struct profile *p = read_text("# sonde.requests 5 GET /a b\n"
 				      "GET /a b;[cpu];main;fib;fib 10\r\n"
 				      "GET /a b;[queue] 3\n"
-				      ";[io];main;read 4");
+				      "(no request);[io];main;read 4");
 
 	(void)state;
 	assert_int_equal(p->format, PROFILE_FOLDED);

@@ -44,6 +44,7 @@ static void differences_carry_their_sign(void **state)
 	assert_string_equal(units_ns_signed(-1500).text, "-1.50 µs");
 	assert_string_equal(units_ns_signed(INT64_MIN).text, "-2562048 h");
 	assert_string_equal(units_percent_signed(0).text, "0 %");
+	assert_string_equal(units_percent_signed(-0.00001).text, "<0.01 %");
 	assert_string_equal(units_percent_signed(0.5).text, "+50 %");
 	assert_string_equal(units_percent_signed(-0.021).text, "-2.1 %");
 	assert_string_equal(units_percent_signed(11).text, "x 12");
