@@ -102,6 +102,22 @@ test("decode_refuses_columns_that_make_no_tree", () => {
 	bad({ self: { cpu: [1] } });
 });
 
+test("decode_merges_siblings_of_one_function_and_keeps_its_lines", () => {
+	const tree = m.decode({
+		...SMALL,
+		functions: { name: ["all", "fib", "fib", "add", "fib"], module: ["", "x", "x", "x", "y"], file: ["", "w.c", "w.c", "w.c", ""], line: [0, 16, 18, 3, 0], inlined: [0, 0, 0, 0, 0] },
+		// all( fib:16( fib:16, fib:18(add) ), fib:18( add ), y's fib )
+		nodes: { function: [0, 1, 1, 2, 3, 2, 3, 4], depth: [0, 1, 2, 2, 3, 1, 2, 1], self: { cpu: [0, 1, 2, 4, 8, 16, 32, 64], io: [1, 0, 0, 0, 0, 0, 0, 0] } },
+	});
+	const all = m.weigh(tree, m.STATES);
+	const shape = Array.from({ length: tree.count }, (_, i) => `${tree.depth[i]} ${m.nameOf(tree, i)} ${tree.functions.module[tree.fn[i]]} ${m.total(tree, all, i)} ${m.self(all, i)} ^${tree.parent[i]} <${tree.end[i]}`);
+	assert.deepEqual(shape, ["0 all  128 1 ^0 <6", "1 fib y 64 64 ^0 <2", "1 fib x 63 17 ^0 <6", "2 add x 32 32 ^2 <4", "2 fib x 14 6 ^2 <6", "3 add x 8 8 ^4 <6"]);
+	assert.deepEqual(m.lines(tree, 2), [{ line: 18, share: 48 / 63 }, { line: 16, share: 15 / 63 }]);
+	assert.deepEqual(m.lines(tree, 3), [{ line: 3, share: 1 }]);
+	assert.deepEqual(m.lines(tree, 1), []);
+	assert.equal(m.matched(tree, all, m.search(tree.functions.name, "add").matches).ns, 40);
+});
+
 test("walk_skips_what_has_no_time", () => {
 	const tree = m.decode(SMALL);
 	const io = m.weigh(tree, ["io"]);

@@ -25,7 +25,7 @@ import { Slot } from "./slot.js";
 import { ApiError, type Source } from "./source.js";
 import { applyTheme, onSystemTheme } from "./theme.js";
 
-// Route, histogram and graph are asked for again this often at most.
+// Route, histogram and graph are asked for again this often at most; a graph that is dear to fetch, seldomer still.
 const REFRESH_MS = 2000;
 
 export function startPage(root: HTMLElement, source: Source, report: Report | null): void {
@@ -132,7 +132,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 			processes.value = { processes: next.processes };
 			processes.error = null;
 			const now = performance.now();
-			if (!dragging && !document.hidden && (back || now - refreshed >= REFRESH_MS - 100)) {
+			if (!dragging && !document.hidden && (back || now - refreshed >= Math.max(REFRESH_MS - 100, 10 * flame.took))) {
 				refreshed = now;
 				ask(true);
 			}
@@ -398,7 +398,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		flameView.update({ tree, weight, states: sel.states, zoom, matches: found.matches, icicle: sel.direction === "icicle", requests, message: flameMessage(), ink });
 		if (sel.tab === "functions" && tree && weight) {
 			if (!table || table.tree !== tree || table.weight !== weight || table.zoom !== zoom) table = { tree, weight, zoom, rows: functionTable(tree, weight, zoom) };
-			functions.update({ rows: table.rows, whole: total(tree, weight, zoom), requests, passes: passes instanceof RegExp ? (name) => passes.test(name) : () => true });
+			functions.update({ rows: table.rows, whole: total(tree, weight, zoom), requests, passes: passes instanceof RegExp ? passes : null });
 		}
 		if (searchBox.value !== sel.search && document.activeElement !== searchBox) searchBox.value = sel.search;
 		drawMatch(zoom);

@@ -7,6 +7,8 @@ export class Slot<T> {
 	/** The question that `value` answers, "" for none. */
 	answered = "";
 	error: unknown = null;
+	/** How long the newest answer took, ms. */
+	took = 0;
 	private asked = "";
 	private controller: AbortController | null = null;
 
@@ -23,11 +25,13 @@ export class Slot<T> {
 		const controller = new AbortController();
 		this.controller = controller;
 		this.asked = key;
+		const began = performance.now();
 		fetcher(controller.signal).then(
 			(value) => {
 				if (this.controller !== controller) return;
 				this.controller = null;
 				this.value = value;
+				this.took = performance.now() - began;
 				this.answered = key;
 				this.error = null;
 				this.changed();

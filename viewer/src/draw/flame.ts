@@ -71,7 +71,7 @@ function shadesOf(ink: Ink): Shades {
 				const line = mix(colour, "#000000", 0.16);
 				const i = shadeOf(s, purity, tone);
 				made.plain[i] = pixel(colour);
-				made.text[i] = contrast(colour, BOX_TEXT) >= contrast(colour, "#ffffff") ? BOX_TEXT : "#ffffff";
+				made.text[i] = contrast(colour, BOX_TEXT) >= 4 ? BOX_TEXT : "#ffffff";
 				made.dim[i] = pixel(mix(colour, ink.paper, 0.8));
 				made.line[i] = pixel(line);
 				made.lineDim[i] = pixel(mix(line, ink.paper, 0.8));

@@ -122,34 +122,32 @@ function paintMarks(context: CanvasRenderingContext2D, picture: HistogramPicture
 	}
 	const rows = [10, 24];
 	const free = [picture.width + 1, picture.width + 1];
-	context.textAlign = "left";
-	// From the right, where the slow ones crowd and matter.
-	for (const mark of marks.reverse()) {
+	// From the right, where the slow ones crowd and matter. A label may slide left of its line, but must touch it.
+	const placed = marks.reverse().map((mark) => {
 		const label = `${mark.from === mark.to ? mark.from : `${mark.from}–${mark.to}`} ${time(mark.ns)}`;
 		const width = text.width(label);
-		let row = -1;
-		let left = 0;
-		for (const candidate of [1, 0]) {
-			left = Math.max(0, Math.min(mark.x - 3, free[candidate]! - width - 8));
-			// A label may slide left of its line, but its line must still touch it.
-			if (left + width >= mark.x - 2) {
-				row = candidate;
-				break;
-			}
+		for (const row of [1, 0]) {
+			const left = Math.max(0, Math.min(mark.x - 3, free[row]! - width - 8));
+			if (left + width < mark.x - 2) continue;
+			free[row] = left;
+			return { x: mark.x, label, width, left, row };
 		}
-		const y = row < 0 ? TOP - 6 : rows[row]! + 4;
-		const x = Math.round(mark.x) + 0.5;
-		context.strokeStyle = ink.ink;
-		context.globalAlpha = 0.5;
-		context.setLineDash([3, 3]);
-		context.beginPath();
-		context.moveTo(x, y);
-		context.lineTo(x, floor);
-		context.stroke();
-		context.setLineDash([]);
-		context.globalAlpha = 1;
+		return { x: mark.x, label: "", width: 0, left: 0, row: -1 };
+	});
+	context.strokeStyle = ink.ink;
+	context.globalAlpha = 0.5;
+	context.setLineDash([3, 3]);
+	context.beginPath();
+	for (const { x, row } of placed) {
+		context.moveTo(Math.round(x) + 0.5, row < 0 ? TOP - 6 : rows[row]! + 4);
+		context.lineTo(Math.round(x) + 0.5, floor);
+	}
+	context.stroke();
+	context.setLineDash([]);
+	context.globalAlpha = 1;
+	context.textAlign = "left";
+	for (const { label, width, left, row } of placed) {
 		if (row < 0) continue;
-		free[row] = left;
 		context.fillStyle = ink.paper;
 		context.fillRect(left - 2, rows[row]! - 10, width + 4, 13);
 		context.fillStyle = ink.ink;

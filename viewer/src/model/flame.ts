@@ -25,12 +25,33 @@ export interface Tree {
 	parent: Uint32Array;
 	/** Running sums of self time, count + 1 long; a state without any time has none. */
 	sums: Partial<Record<State, Float64Array>>;
+	/** null when no two siblings were one function. */
+	merged: Merged | null;
+}
+
+/** Where merged nodes came from: node i stands for the answer's nodes origins[from[i] .. from[i + 1]). */
+export interface Merged {
+	from: Uint32Array;
+	origins: Uint32Array;
+	/** Time of all states below each node of the answer, and the line it stands on. */
+	totals: Float64Array;
+	line: Uint32Array;
 }
 
 export class BadFlame extends Error {}
 
-/** Checks and decodes an answer of /api/v1/flame. Throws BadFlame when the columns do not make a tree. */
+/**
+ * Checks and decodes an answer of /api/v1/flame. Throws BadFlame when the columns do not make a tree.
+ * The answer keeps call sites apart: a function called from three lines is three nodes. A reader means one box, or a
+ * recursion of two call sites becomes 2^depth of them; so siblings of one function merge, and lines() tells them apart.
+ */
 export function decode(columns: FlameColumns): Tree {
+	const tree = decodeNodes(columns);
+	const same = canonical(tree.functions);
+	return same ? mergeSiblings(tree, same) : tree;
+}
+
+function decodeNodes(columns: FlameColumns): Tree {
 	const { function: fns, depth: depths, self } = columns.nodes;
 	const count = fns.length;
 	const names = columns.functions.name.length;
@@ -44,8 +65,7 @@ export function decode(columns: FlameColumns): Tree {
 		const d = depths[i]!;
 		const f = fns[i]!;
 		if (!(f >= 0 && f < names)) throw new BadFlame(`node ${i} names function ${f} of ${names}`);
-		if (i === 0 ? d !== 0 : !(d >= 1 && d <= path.length))
-			throw new BadFlame(`node ${i} has depth ${d} below ${path.length}`);
+		if (i === 0 ? d !== 0 : !(d >= 1 && d <= path.length)) throw new BadFlame(`node ${i} has depth ${d} below ${path.length}`);
 		fn[i] = f;
 		depth[i] = d;
 		while (path.length > d) end[path.pop()!] = i;
@@ -63,7 +83,116 @@ export function decode(columns: FlameColumns): Tree {
 		for (let i = 0; i < count; i++) sum[i + 1] = at += values[i]!;
 		if (at > 0) sums[state] = sum;
 	}
-	return { count, requests: columns.requests, samples: columns.samples, functions: columns.functions, fn, depth, end, parent, sums };
+	return { count, requests: columns.requests, samples: columns.samples, functions: columns.functions, fn, depth, end, parent, sums, merged: null };
+}
+
+/** Each function's first entry of the same name and module; null when every entry is its own. */
+function canonical(functions: Functions): Uint32Array | null {
+	const { name, module } = functions;
+	const first = new Map<string, number>();
+	const same = new Uint32Array(name.length);
+	for (let f = 0; f < name.length; f++) {
+		const key = `${name[f]}\n${module[f]}`;
+		const known = first.get(key);
+		if (known === undefined) first.set(key, f);
+		same[f] = known ?? f;
+	}
+	return first.size === name.length ? null : same;
+}
+
+function mergeSiblings(tree: Tree, same: Uint32Array): Tree {
+	const { count } = tree;
+	const states = STATES.filter((state) => tree.sums[state]);
+	const weight = weigh(tree, states);
+	// First the merged nodes in the order in which they are met: a node's parent is always met before it.
+	const into = new Uint32Array(count);
+	const up: number[] = [];
+	const fns: number[] = [];
+	const known = new Map<number, number>();
+	for (let i = 0; i < count; i++) {
+		const parent = i === 0 ? 0 : into[tree.parent[i]!]!;
+		const f = same[tree.fn[i]!]!;
+		const key = i === 0 ? -1 : parent * same.length + f;
+		let node = known.get(key);
+		if (node === undefined) {
+			node = up.length;
+			known.set(key, node);
+			up.push(parent);
+			fns.push(f);
+		}
+		into[i] = node;
+	}
+	const m = up.length;
+	const totals = new Float64Array(count);
+	const time = new Float64Array(m);
+	for (let i = 0; i < count; i++) time[into[i]!]! += totals[i] = total(tree, weight, i);
+	// Then in depth-first order again, children by time, largest first.
+	const children: number[][] = Array.from({ length: m }, () => []);
+	for (let i = 1; i < m; i++) children[up[i]!]!.push(i);
+	const place = new Uint32Array(m);
+	const out: Tree = {
+		...tree,
+		count: m,
+		fn: new Uint32Array(m),
+		depth: new Uint16Array(m),
+		end: new Uint32Array(m),
+		parent: new Uint32Array(m),
+		sums: {},
+	};
+	let at = 0;
+	const todo = m ? [0] : [];
+	while (todo.length) {
+		const node = todo.pop()!;
+		place[node] = at;
+		out.fn[at] = fns[node]!;
+		out.parent[at] = place[up[node]!]!;
+		out.depth[at] = at === 0 ? 0 : out.depth[out.parent[at]!]! + 1;
+		const below = children[node]!.sort((a, b) => time[b]! - time[a]!);
+		for (let i = below.length - 1; i >= 0; i--) todo.push(below[i]!);
+		at++;
+	}
+	for (let i = m - 1; i >= 0; i--) {
+		if (out.end[i]! <= i) out.end[i] = i + 1;
+		const parent = out.parent[i]!;
+		if (i > 0 && out.end[parent]! < out.end[i]!) out.end[parent] = out.end[i]!;
+	}
+	for (const state of states) {
+		const old = tree.sums[state]!;
+		const sum = new Float64Array(m + 1);
+		for (let i = 0; i < count; i++) sum[place[into[i]!]! + 1]! += old[i + 1]! - old[i]!;
+		for (let i = 0; i < m; i++) sum[i + 1]! += sum[i]!;
+		out.sums[state] = sum;
+	}
+	const from = new Uint32Array(m + 1);
+	for (let i = 0; i < count; i++) from[place[into[i]!]! + 1]!++;
+	for (let i = 0; i < m; i++) from[i + 1]! += from[i]!;
+	const next = from.slice();
+	const origins = new Uint32Array(count);
+	const line = new Uint32Array(count);
+	for (let i = 0; i < count; i++) {
+		origins[next[place[into[i]!]!]!++] = i;
+		line[i] = tree.functions.line[tree.fn[i]!] ?? 0;
+	}
+	out.merged = { from, origins, totals, line };
+	return out;
+}
+
+/** The lines of a node's function at which its time passes, by time, as shares of one. */
+export function lines(tree: Tree, node: number): { line: number; share: number }[] {
+	const { merged } = tree;
+	if (!merged) {
+		const line = tree.functions.line[tree.fn[node]!] ?? 0;
+		return line ? [{ line, share: 1 }] : [];
+	}
+	const by = new Map<number, number>();
+	let whole = 0;
+	for (let k = merged.from[node]!; k < merged.from[node + 1]!; k++) {
+		const i = merged.origins[k]!;
+		const line = merged.line[i]!;
+		whole += merged.totals[i]!;
+		if (line) by.set(line, (by.get(line) ?? 0) + merged.totals[i]!);
+	}
+	return [...by].map(([line, ns]) => ({ line, share: whole > 0 ? ns / whole : 0 })).sort((a, b) => b.share - a.share);
 }
 
 /** The running sum over several states: what decides the widths of the boxes. */

@@ -3,7 +3,7 @@
 // what the pointer is over and where the keyboard stands belong to this view.
 
 import type { State } from "../model/api.js";
-import { firstChild, nameOf, nextSibling, previousSibling, self, split, total, type Tree } from "../model/flame.js";
+import { firstChild, lines, nameOf, nextSibling, previousSibling, self, split, total, type Tree } from "../model/flame.js";
 import { LABEL } from "../model/explain.js";
 import { share, time } from "../model/units.js";
 import { boxOf, hit, layout, type Boxes } from "../draw/layout.js";
@@ -132,10 +132,14 @@ export function createFlame(handlers: FlameHandlers, tooltip: Tooltip) {
 			const f = tree.fn[node]!;
 			const module = tree.functions.module[f] ?? "";
 			const file = tree.functions.file[f] ?? "";
-			const line = tree.functions.line[f] ?? 0;
+			const at = lines(tree, node);
+			const place = file && at.length ? `${file}:${at[0]!.line}` : file;
 			rows.push(h("strong", { class: "name" }, nameOf(tree, node)));
-			if (module || file)
-				rows.push(h("div", { class: "muted" }, [module, file ? (line ? `${file}:${line}` : file) : "", tree.functions.inlined[f] ? "inlined" : ""].filter(Boolean).join(" · ")));
+			if (module || file) rows.push(h("div", { class: "muted" }, [module, place, tree.functions.inlined[f] ? "inlined" : ""].filter(Boolean).join(" · ")));
+			if (at.length > 1)
+				rows.push(
+					h("div", { class: "muted" }, `by line: ${at.slice(0, 4).map((one) => `${one.line} ${share(one.share)}`).join(", ")}${at.length > 4 ? `, ${at.length - 4} more` : ""}`),
+				);
 		}
 		const facts = [
 			fact(unit(), time(per(ns))),

@@ -12,8 +12,8 @@ export interface FunctionsProps {
 	/** Time of the whole selection, and what to divide by (0: totals). */
 	whole: number;
 	requests: number;
-	/** Only functions whose name passes. */
-	passes: (name: string) => boolean;
+	/** Only functions whose name passes; null: all. */
+	passes: RegExp | null;
 }
 
 export interface FunctionsHandlers {
@@ -64,13 +64,16 @@ export function createFunctions(handlers: FunctionsHandlers) {
 	);
 	const root = h("div", { class: "scroll functions-box", tabindex: "0" }, table, more);
 
+	let pressed = false;
+	body.addEventListener("pointerdown", () => (pressed = true));
+	addEventListener("pointerup", () => setTimeout(() => (pressed = false)));
 	const draw = (): void => {
 		if (!props) return;
 		const { whole, requests, passes } = props;
 		const per = (ns: number): string => time(requests > 0 ? ns / requests : ns);
 		for (const { key, cell } of heads) setAttr(cell, "aria-sort", key === sort ? (key === "name" ? "ascending" : "descending") : null);
 		const rows = props.rows
-			.filter((row) => passes(row.name))
+			.filter((row) => passes === null || passes.test(row.name))
 			.sort((a, b) => (sort === "name" ? a.name.localeCompare(b.name, "en") : b[sort] - a[sort] || b.total - a.total));
 		fill(
 			body,
@@ -97,8 +100,10 @@ export function createFunctions(handlers: FunctionsHandlers) {
 	return {
 		root,
 		update(next: FunctionsProps) {
+			const same = props && props.rows === next.rows && props.requests === next.requests && String(props.passes) === String(next.passes);
 			props = next;
-			draw();
+			// Rows replaced between press and release would swallow the click.
+			if (!same && !pressed) draw();
 		},
 	};
 }

@@ -46,6 +46,18 @@ export function drops(processes: readonly Process[]): { lost: number; dropped: n
 	return { lost, dropped, causes: [...causes].sort((a, b) => b[1] - a[1]) };
 }
 
+/** The agents' CPU time by that of their processes; an idle process, where any share is of next to nothing, weighs little. */
+export function overheadShare(processes: readonly Process[]): number {
+	let agents = 0;
+	let all = 0;
+	for (const { state, overhead } of processes) {
+		if (state !== "live" || !(overhead.cpu_share > 0)) continue;
+		agents += overhead.agent_cpu_ns;
+		all += overhead.agent_cpu_ns / overhead.cpu_share;
+	}
+	return all > 0 ? agents / all : 0;
+}
+
 function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement {
 	const head = ["service", "pid", "host", "command", "state", "agent CPU", "agent memory", "samples", "lost", "drops", ""];
 	return h(
@@ -157,11 +169,10 @@ export function createHeader(handlers: HeaderHandlers) {
 			setText(people, sel.process ? `process ${counted[0]?.pid ?? sel.process}` : live === counted.length ? plural(live, "process", "processes") : `${count(live)} of ${plural(counted.length, "process", "processes")}`);
 			show(processes, props.processes.length > 0);
 			if (processes.open && !list.matches(":hover") && !list.contains(document.activeElement)) fill(list, processTable(props, handlers));
-			const shares = counted.filter((process) => process.state === "live").map((process) => process.overhead.cpu_share);
-			const most = shares.length ? Math.max(...shares) : 0;
-			setText(overhead, `agent ${share(most)} CPU`);
-			setAttr(overhead, "title", shares.length > 1 ? "The dearest agent's share of its process's CPU time" : "The agent's share of the process's CPU time");
-			show(overhead, shares.length > 0);
+			const cost = overheadShare(counted);
+			setText(overhead, `agent ${share(cost)} CPU`);
+			setAttr(overhead, "title", "The agents' own CPU time as a share of the CPU time of their processes. Each process: see the list beside.");
+			show(overhead, live > 0);
 			const lost = drops(counted);
 			const bad = lost.lost + lost.dropped > 0;
 			setText(losses, `${bad ? "⚠ " : ""}${plural(lost.lost, "lost window")}, ${plural(lost.dropped, "drop")}` + (lost.causes.length ? `: ${lost.causes.slice(0, 2).map(([cause, n]) => `${cause} ${count(n)}`).join(", ")}${lost.causes.length > 2 ? " …" : ""}` : ""));

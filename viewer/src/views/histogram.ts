@@ -137,6 +137,7 @@ export function createHistogram(handlers: HistogramHandlers, tooltip: Tooltip) {
 	return {
 		root,
 		update(next: HistogramProps) {
+			if (props && (Object.keys(next) as (keyof HistogramProps)[]).every((name) => props?.[name] === next[name])) return;
 			props = next;
 			const { data, range } = next;
 			setText(message, next.message);

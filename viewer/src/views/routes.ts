@@ -78,6 +78,7 @@ export function createRoutes(handlers: RoutesHandlers, tooltip: Tooltip) {
 		return (heads[column] = h("th", { scope: "col", class: column === "route" ? "name" : "n", "data-column": column }, sort));
 	};
 	let current = "-total";
+	let arranged = "";
 	const body = h("tbody");
 	const table = h(
 		"table",
@@ -207,7 +208,11 @@ export function createRoutes(handlers: RoutesHandlers, tooltip: Tooltip) {
 				old.root.remove();
 				rows.delete(key);
 			}
-			order.forEach((element, i) => {
+			// Rows that change places under the pointer make people click the wrong route: they wait until it is gone.
+			const settled = sel.sort + sel.filter;
+			const hold = body.matches(":hover") && settled === arranged && order.length === body.children.length && order.every((element) => element.parentNode === body);
+			arranged = settled;
+			if (!hold) order.forEach((element, i) => {
 				if (body.children[i] !== element) body.insertBefore(element, body.children[i] ?? null);
 			});
 			const requests = data.routes.reduce((sum, route) => sum + route.count, 0);
