@@ -312,6 +312,16 @@ static uint32_t mapping_id(const struct pprof *p, uint32_t index)
 	return index - 1 == p->main_mapping ? 1 : index + 1;
 }
 
+/* The reader complains of a profile without any program, as of an interpreter alone: then it is the service. */
+static void put_no_mapping(struct pprof *p, const char *service)
+{
+	put_value(&p->message, MAPPING_ID, 1);
+	put_value(&p->message, MAPPING_FILE, string(p, service && *service ? service : "unknown"));
+	for (uint32_t has = MAPPING_HAS_FUNCTIONS; has <= MAPPING_HAS_INLINED; has++)
+		put_value(&p->message, has, 1);
+	put_message(&p->out, PROFILE_MAPPING, &p->message);
+}
+
 static void put_mapping(struct pprof *p, uint32_t index)
 {
 	struct mapping mapping;
@@ -329,8 +339,7 @@ static void put_mapping(struct pprof *p, uint32_t index)
 
 static void put_mappings(struct pprof *p)
 {
-	if (p->mappings.count)
-		put_mapping(p, p->main_mapping);
+	put_mapping(p, p->main_mapping);
 	for (uint32_t i = 0; i < p->mappings.count; i++)
 		if (i != p->main_mapping)
 			put_mapping(p, i);
@@ -593,8 +602,10 @@ int export_pprof_flames(const struct route_flame *flames, size_t count, const st
 	put_head(&p, sel);
 	put_comments(&p, flames, count, texts);
 	find_mappings(&p, flames, count);
-	if (!p.err)
+	if (!p.err && p.mappings.count)
 		put_mappings(&p);
+	else if (!p.err && count)
+		put_no_mapping(&p, flames[0].service);
 	for (size_t i = 0; i < count && !p.err; i++)
 		put_route(&p, &flames[i]);
 	if (!p.err)
