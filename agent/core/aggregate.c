@@ -23,7 +23,12 @@ enum {
 	ROW_WIRE_BYTES = 24, /* a row on the wire, generously */
 };
 
-#define LATENCY_MAX ((uint64_t)1 << 60) /* ns: 36 years, so that eight of them do not overflow */
+/*
+ * A request that took longer counts as this long: 3 days, so that a window of thousands of them does not overflow. One that
+ * took NONSENSE is an arrival after its end, seen by another clock, and counts as 0.
+ */
+#define LATENCY_MAX      ((uint64_t)1 << 48)
+#define LATENCY_NONSENSE ((uint64_t)1 << 60)
 
 /* Things taken one by one during a window and given back all at once. Index 0 is none. */
 struct pool {
@@ -246,15 +251,17 @@ static void count_status(struct aggregate *a, struct route *r, uint32_t status)
 	r->status_count++;
 }
 
-static void count_ns(struct aggregate *a, struct route *r, unsigned histogram, uint64_t ns)
+static bool count_ns(struct aggregate *a, struct route *r, unsigned histogram, uint64_t ns)
 {
 	uint32_t index = hist_index(ns), octave = index / HIST_PER_OCTAVE;
 	uint16_t *block = &r->block[histogram][octave];
 
 	if (!*block)
 		*block = pool_take(&a->blocks);
-	if (*block)
-		((uint32_t *)pool_item(&a->blocks, *block))[index % HIST_PER_OCTAVE]++;
+	if (!*block)
+		return false;
+	((uint32_t *)pool_item(&a->blocks, *block))[index % HIST_PER_OCTAVE]++;
+	return true;
 }
 
 /* Make the ledger add up to the latency: what is missing is `other`, what is too much goes off there, then off the largest. */
@@ -314,7 +321,7 @@ static void row_add(struct aggregate *a, const struct row_key *key, uint64_t cou
 	row = table_entry(&a->rows, i);
 	row->key = *key;
 	row->count += count;
-	row->ns += ns;
+	row->ns += ns < LATENCY_MAX ? ns : LATENCY_MAX;
 }
 
 static uint32_t request_hash(uint64_t request)
@@ -490,16 +497,35 @@ static void count_cell(struct aggregate *a, struct route *r, uint32_t coarse,
 	}
 }
 
+/* What every sample of the request becomes, also one that comes late. */
+static void end_samples(struct aggregate *a, const struct done *d, uint8_t coarse)
+{
+	uint8_t event_state = d->event_state < AGGREGATE_STATES ? d->event_state : OTHER;
+	const struct row_key as = { .route = d->route, .latency = coarse };
+	uint32_t slot = request_hash(d->request) % AGGREGATE_ENDED, owner;
+
+	if (d->request == 0)
+		return;
+	a->ended->request[slot] = d->request;
+	a->ended->route[slot] = d->route;
+	a->ended->latency[slot] = coarse;
+	a->ended->event_state[slot] = event_state;
+	owner = owner_find(a, d->request);
+	if (owner)
+		owner_release(a, owner, &as, event_state);
+}
+
 void aggregate_done(struct aggregate *a, const struct done *d)
 {
 	struct route *r = route_active(a, d->route);
-	uint8_t event_state = d->event_state < AGGREGATE_STATES ? d->event_state : OTHER;
 	uint64_t latency = d->latency_ns < LATENCY_MAX ? d->latency_ns : LATENCY_MAX;
-	struct row_key as = { .route = d->route, .latency = (uint8_t)hist_coarse(latency) };
-	uint32_t slot = request_hash(d->request) % AGGREGATE_ENDED, owner;
 	uint64_t ledger[AGGREGATE_STATES];
+	uint8_t coarse;
 
-	if (!r) {
+	if (d->latency_ns >= LATENCY_NONSENSE)
+		latency = 0;
+	/* The histogram first: it has to agree with the count, or the collector refuses the window. */
+	if (!r || !count_ns(a, r, LATENCY, latency)) {
 		aggregate_forget(a, d->request);
 		return;
 	}
@@ -511,24 +537,15 @@ void aggregate_done(struct aggregate *a, const struct done *d)
 	r->sum_ns += latency;
 	if (latency > r->max_ns)
 		r->max_ns = latency;
-	count_ns(a, r, LATENCY, latency);
 	for (unsigned i = 0; i < AGGREGATE_STATES; i++) {
 		if (ledger[i] == 0)
 			continue;
 		r->ledger_ns[i] += ledger[i];
 		count_ns(a, r, i, ledger[i]);
 	}
-	count_cell(a, r, as.latency, ledger);
-
-	if (d->request == 0)
-		return;
-	a->ended->request[slot] = d->request;
-	a->ended->route[slot] = d->route;
-	a->ended->latency[slot] = as.latency;
-	a->ended->event_state[slot] = event_state;
-	owner = owner_find(a, d->request);
-	if (owner)
-		owner_release(a, owner, &as, event_state);
+	coarse = (uint8_t)hist_coarse(latency);
+	count_cell(a, r, coarse, ledger);
+	end_samples(a, d, coarse);
 }
 
 void aggregate_in_flight(struct aggregate *a, uint32_t route, uint32_t count)
@@ -747,6 +764,9 @@ static int window_encode(struct aggregate *a, const struct aggregate_window *win
 	message.start_ns = window->start_ns;
 	message.end_ns = window->end_ns;
 	message.start_unix_ns = window->start_unix_ns;
+	/* The wall clock may have been set back in between: the length is the monotonic clock's. */
+	if (message.start_unix_ns > window->end_unix_ns)
+		message.start_unix_ns = window->end_unix_ns - (window->end_ns - window->start_ns);
 	message.end_unix_ns = window->end_unix_ns;
 	message.lost_windows = window->lost_windows;
 	message.last = window->last;

@@ -28,7 +28,7 @@ enum {
 	AGGREGATE_ROWS =
 		65536, /* sampled rows per window; fewer with a spool below 6 MiB, a quarter of it */
 	AGGREGATE_PENDING = 65536, /* samples of requests in progress, merged */
-	AGGREGATE_ROUTES = 16384,  /* highest route id */
+	AGGREGATE_ROUTES = 16383,  /* highest route id */
 	AGGREGATE_STATUSES =
 		16, /* different statuses per route and window; the rest counts as 0, unknown */
 	AGGREGATE_BLOCKS = 65535, /* octaves of histograms in use per window, 128 bytes each */

@@ -49,7 +49,7 @@ struct part {
 
 struct dict {
 	struct part stacks, functions, modules, routes, objects, threads;
-	uint32_t stack_full, function_full; /* ids of what stands for the refused */
+	uint32_t stack_full, function_full, module_full; /* ids of what stands for the refused */
 };
 
 static uint64_t hash_text(uint64_t hash, const char *text, size_t length)
@@ -76,6 +76,71 @@ static char *clean_copy(const char *text, size_t room)
 	return copy;
 }
 
+/* The entry with @id in a part whose entries bring their own ids, @id_offset into the entry. */
+static uint32_t find_id(const struct part *part, uint32_t id, size_t id_offset)
+{
+	const struct table *t = &part->table;
+	uint32_t found;
+
+	for (uint32_t i = table_first(t, (uint32_t)table_mix(0, id)); i; i = table_next(t, i)) {
+		memcpy(&found, (const uint8_t *)table_entry(t, i) + id_offset, sizeof(found));
+		if (found == id)
+			return i;
+	}
+	return 0;
+}
+
+/* Whether the collector will know the frame: it refuses a stack that it cannot explain, and us with it. */
+static bool frame_known(const struct dict *d, const struct dict_frame *frame)
+{
+	if (frame->module)
+		return find_id(&d->modules, frame->module, offsetof(struct module, id)) > 0;
+	return frame->address > 0 && frame->address <= d->functions.table.used;
+}
+
+static uint32_t child(struct dict *d, uint32_t parent, const struct dict_frame *frame)
+{
+	struct table *t = &d->stacks.table;
+	uint64_t key = (uint64_t)parent << 32 | frame->module;
+	uint32_t hash = (uint32_t)table_mix(table_mix(0, key), frame->address);
+	uint32_t number;
+	struct node *node;
+
+	for (number = table_first(t, hash); number; number = table_next(t, number)) {
+		node = table_entry(t, number);
+		if (node->address == frame->address && node->parent == parent &&
+		    node->module == frame->module)
+			return number;
+	}
+	if (!frame_known(d, frame)) {
+		const struct dict_frame unknown = { .address = d->module_full };
+
+		return child(d, parent, &unknown);
+	}
+	number = table_add(t, hash);
+	if (!number)
+		return 0;
+	node = table_entry(t, number);
+	*node = (struct node){ .address = frame->address,
+			       .parent = parent,
+			       .module = frame->module };
+	return number;
+}
+
+uint32_t dict_stack(struct dict *d, const struct dict_frame *frames_leaf_first, unsigned depth)
+{
+	uint32_t stack = 0;
+
+	while (depth-- > 0) {
+		stack = child(d, stack, &frames_leaf_first[depth]);
+		if (!stack) {
+			d->stacks.refused++;
+			return d->stack_full;
+		}
+	}
+	return stack;
+}
+
 struct dict *dict_create(void)
 {
 	struct dict *d = calloc(1, sizeof(*d));
@@ -91,9 +156,10 @@ struct dict *dict_create(void)
 	table_init(&d->threads.table, sizeof(struct named), DICT_THREADS);
 	/* While there surely is room. */
 	d->function_full = dict_function(d, DICT_FUNCTION_FULL, NULL, 0);
+	d->module_full = dict_function(d, DICT_MODULE_UNKNOWN, NULL, 0);
 	marker.address = dict_function(d, DICT_STACK_FULL, NULL, 0);
 	d->stack_full = marker.address ? dict_stack(d, &marker, 1) : 0;
-	if (!d->function_full || !d->stack_full) {
+	if (!d->function_full || !d->module_full || !d->stack_full) {
 		dict_destroy(d);
 		return NULL;
 	}
@@ -124,44 +190,6 @@ void dict_destroy(struct dict *d)
 	free_named(&d->objects);
 	free_named(&d->threads);
 	free(d);
-}
-
-static uint32_t child(struct dict *d, uint32_t parent, const struct dict_frame *frame)
-{
-	struct table *t = &d->stacks.table;
-	uint64_t key = (uint64_t)parent << 32 | frame->module;
-	uint32_t hash = (uint32_t)table_mix(table_mix(0, key), frame->address);
-	uint32_t number;
-	struct node *node;
-
-	for (number = table_first(t, hash); number; number = table_next(t, number)) {
-		node = table_entry(t, number);
-		if (node->address == frame->address && node->parent == parent &&
-		    node->module == frame->module)
-			return number;
-	}
-	number = table_add(t, hash);
-	if (!number)
-		return 0;
-	node = table_entry(t, number);
-	*node = (struct node){ .address = frame->address,
-			       .parent = parent,
-			       .module = frame->module };
-	return number;
-}
-
-uint32_t dict_stack(struct dict *d, const struct dict_frame *frames_leaf_first, unsigned depth)
-{
-	uint32_t stack = 0;
-
-	while (depth-- > 0) {
-		stack = child(d, stack, &frames_leaf_first[depth]);
-		if (!stack) {
-			d->stacks.refused++;
-			return d->stack_full;
-		}
-	}
-	return stack;
 }
 
 /* @name and @extra are compared as they will be sent: cut and cleaned. */
@@ -215,20 +243,6 @@ uint32_t dict_thread(struct dict *d, uint32_t tid, const char *name)
 	return intern(&d->threads, tid, name, "");
 }
 
-/* The entry with @id in a part whose entries bring their own ids, @id_offset into the entry. */
-static uint32_t find_id(const struct part *part, uint32_t id, size_t id_offset)
-{
-	const struct table *t = &part->table;
-	uint32_t found;
-
-	for (uint32_t i = table_first(t, (uint32_t)table_mix(0, id)); i; i = table_next(t, i)) {
-		memcpy(&found, (const uint8_t *)table_entry(t, i) + id_offset, sizeof(found));
-		if (found == id)
-			return i;
-	}
-	return 0;
-}
-
 /* Entry @i changed: send it again. What comes after it goes out twice, which changes nothing and is rare. */
 static void send_again(struct part *part, uint32_t i)
 {
@@ -243,7 +257,12 @@ int dict_route(struct dict *d, uint32_t id, const char *name, const char *source
 	char clean[DICT_NAME_MAX + 1], *copy, *source_copy;
 	struct named *entry;
 
-	encode_text(clean, sizeof(clean), name, strnlen(name, NAME_BYTES));
+	if (id == 0 || id > DICT_ROUTE_ID_MAX) {
+		part->refused++;
+		return -ENOSPC;
+	}
+	if (encode_text(clean, sizeof(clean), name, strnlen(name, NAME_BYTES)) == 0)
+		memcpy(clean, "(unnamed)", 10); /* collectors refuse a route without a name */
 	if (i) {
 		entry = table_entry(&part->table, i);
 		if (strcmp(entry->name, clean) == 0 && strcmp(entry->extra, source) == 0)
@@ -276,7 +295,8 @@ int dict_route(struct dict *d, uint32_t id, const char *name, const char *source
 static bool same_module(const struct module *m, const struct dict_module *other, size_t build_id)
 {
 	return m->start == other->start && m->end == other->end && m->bias == other->bias &&
-	       m->build_id_bytes == build_id && memcmp(m->build_id, other->build_id, build_id) == 0;
+	       m->build_id_bytes == build_id &&
+	       (build_id == 0 || memcmp(m->build_id, other->build_id, build_id) == 0);
 }
 
 int dict_module(struct dict *d, const struct dict_module *module)
@@ -287,6 +307,10 @@ int dict_module(struct dict *d, const struct dict_module *module)
 	struct module *entry;
 	char *path;
 
+	if (module->id == 0 || module->id > DICT_MODULE_ID_MAX) {
+		part->refused++;
+		return -ENOSPC;
+	}
 	if (!module->build_id || build_id > DICT_BUILD_ID_MAX)
 		build_id = 0;
 	/* A module that is another one gets another id from modules.h; compare what is cheap. */

@@ -17,7 +17,9 @@ enum {
 	DICT_STACKS = 65536, /* nodes of the tree, the marker stack included */
 	DICT_FUNCTIONS = 16384,
 	DICT_MODULES = 4096,
-	DICT_ROUTES = 16384,
+	DICT_MODULE_ID_MAX = 65535,
+	DICT_ROUTES = 16383,
+	DICT_ROUTE_ID_MAX = 16383,
 	DICT_OBJECTS = 4096,
 	DICT_THREADS = 4096,
 	DICT_NAME_MAX = 255,        /* bytes of a name; what is longer is cut */
@@ -25,9 +27,10 @@ enum {
 	DICT_FRAME_MAX = 256 << 10, /* bytes of one Dict frame */
 };
 
-/* How a stack or function that found no room is shown. */
-#define DICT_STACK_FULL    "[stack table full]"
-#define DICT_FUNCTION_FULL "[function table full]"
+/* How a stack, a function or a frame of a module that found no room is shown. */
+#define DICT_STACK_FULL     "[stack table full]"
+#define DICT_FUNCTION_FULL  "[function table full]"
+#define DICT_MODULE_UNKNOWN "[unknown module]"
 
 struct dict;
 
@@ -43,6 +46,7 @@ struct dict_frame {
 /**
  * The id of a stack of @depth frames, leaf first.
  *
+ * A module must have been told by dict_module() before, or its frames become DICT_MODULE_UNKNOWN.
  * Returns 0 for depth 0, and the id of the stack DICT_STACK_FULL, counted, when there is no room. Context: agent.
  */
 uint32_t dict_stack(struct dict *d, const struct dict_frame *frames_leaf_first, unsigned depth);

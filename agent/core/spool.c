@@ -36,14 +36,18 @@ static void release(struct spool *s, struct spool_frame *before)
 	free(frame);
 }
 
-static void drop_head(struct spool *s)
+void spool_drop(struct spool *s)
 {
+	uint64_t *remembered = &s->dropped_sent[s->dropped_next % SPOOL_DROPPED_SENT];
+
 	if (s->head->seq == 0) {
 		s->lost_other++;
-	} else {
+	} else if (s->head == s->unsent) {
 		s->lost++;
-		if (s->head != s->unsent)
-			s->dropped_sent[s->dropped_next++ % SPOOL_DROPPED_SENT] = s->head->seq;
+	} else {
+		s->lost += *remembered != 0;
+		*remembered = s->head->seq;
+		s->dropped_next++;
 	}
 	release(s, NULL);
 }
@@ -51,7 +55,7 @@ static void drop_head(struct spool *s)
 void spool_drop_all(struct spool *s)
 {
 	while (s->head)
-		drop_head(s);
+		spool_drop(s);
 }
 
 void spool_fini(struct spool *s)
@@ -73,7 +77,7 @@ int spool_add(struct spool *s, uint8_t *bytes, size_t length, uint64_t seq)
 		return fits ? -ENOMEM : -ENOSPC;
 	}
 	while (s->bytes + frame_bytes(length) > s->bytes_max)
-		drop_head(s);
+		spool_drop(s);
 	*frame = (struct spool_frame){ .bytes = bytes, .length = length, .seq = seq };
 	if (s->tail)
 		s->tail->next = frame;
@@ -103,19 +107,6 @@ void spool_sent(struct spool *s)
 	release(s, before);
 }
 
-/* @seq, or all up to it, were dropped after they had been sent, and are stored after all. */
-static void found_again(struct spool *s, uint64_t seq, bool up_to)
-{
-	for (unsigned i = 0; i < SPOOL_DROPPED_SENT; i++) {
-		uint64_t dropped = s->dropped_sent[i];
-
-		if (dropped == 0 || (up_to ? dropped > seq : dropped != seq))
-			continue;
-		s->dropped_sent[i] = 0;
-		s->lost--;
-	}
-}
-
 void spool_stored(struct spool *s, uint64_t seq)
 {
 	struct spool_frame *before = NULL, *frame = s->head;
@@ -124,8 +115,9 @@ void spool_stored(struct spool *s, uint64_t seq)
 		before = frame;
 	if (frame)
 		release(s, before);
-	else
-		found_again(s, seq, false);
+	for (unsigned i = 0; !frame && i < SPOOL_DROPPED_SENT; i++)
+		if (s->dropped_sent[i] == seq)
+			s->dropped_sent[i] = 0;
 }
 
 void spool_restart(struct spool *s, uint64_t stored_seq)
@@ -139,7 +131,8 @@ void spool_restart(struct spool *s, uint64_t stored_seq)
 		else
 			before = frame;
 	}
-	found_again(s, stored_seq, true);
+	for (unsigned i = 0; i < SPOOL_DROPPED_SENT; i++)
+		s->lost += s->dropped_sent[i] > stored_seq;
 	memset(s->dropped_sent, 0, sizeof(s->dropped_sent));
 	s->unsent = s->head;
 }

@@ -4,8 +4,8 @@
  *
  *	head ── sent, not acknowledged ── ... ── unsent ── ... ── tail
  *
- * When room is short the oldest goes. One that had been sent may be stored all the same: its number is remembered for a
- * while, and a late word takes it off the lost ones again. Single thread (the agent's).
+ * When room is short the oldest goes. One that had been sent may be stored all the same: it counts as lost only when the
+ * next connection's Welcome does not know it. So `lost` never overstates and never shrinks. Single thread (the agent's).
  */
 #ifndef AGENT_CORE_SPOOL_H
 #define AGENT_CORE_SPOOL_H
@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 enum {
-	SPOOL_DROPPED_SENT = 256, /* numbers remembered; one older stays lost */
+	SPOOL_DROPPED_SENT = 256, /* numbers remembered; an older one is taken for lost */
 };
 
 struct spool_frame {
@@ -49,6 +49,9 @@ void spool_stored(struct spool *s, uint64_t seq);
 
 /** A new connection: windows up to @stored_seq are stored, all others have to go out again. */
 void spool_restart(struct spool *s, uint64_t stored_seq);
+
+/** Drop the oldest frame. */
+void spool_drop(struct spool *s);
 
 /** Drop everything, counted as lost. */
 void spool_drop_all(struct spool *s);

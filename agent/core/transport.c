@@ -54,7 +54,10 @@ struct transport {
 	struct spool spool;
 	struct outfile file;
 
-	uint64_t connections, robbed, rejected, file_errors;
+	uint64_t suspect_seq;   /* the oldest window that was out when the connection broke */
+	unsigned suspect_times; /* in a row */
+
+	uint64_t connections, robbed, rejected, refused, file_errors;
 };
 
 struct transport *transport_create(const struct config *c, const struct identity *self)
@@ -312,6 +315,25 @@ static bool owed(const struct transport *t)
 	return t->out_at < t->out.used || t->spool.head != t->spool.unsent;
 }
 
+/*
+ * A window that makes the collector hang up each time would hold up all that follow, for good: give it up after some
+ * tries. A collector that restarts never hangs up so often on the same one.
+ */
+static void suspect_oldest(struct transport *t)
+{
+	const struct spool_frame *oldest = t->spool.head;
+
+	if (t->phase != STREAMING || oldest == t->spool.unsent || !oldest->seq)
+		return;
+	t->suspect_times = oldest->seq == t->suspect_seq ? t->suspect_times + 1 : 1;
+	t->suspect_seq = oldest->seq;
+	if (t->suspect_times < TRANSPORT_TRIES)
+		return;
+	t->suspect_times = 0;
+	t->refused++;
+	spool_drop(&t->spool);
+}
+
 static void step_socket(struct transport *t, struct dict *d, uint64_t now_ns)
 {
 	int error;
@@ -332,6 +354,8 @@ static void step_socket(struct transport *t, struct dict *d, uint64_t now_ns)
 		error = write_some(t, d);
 	if (error == -EPROTO)
 		t->rejected++;
+	else if (error)
+		suspect_oldest(t);
 	if (!owed(t))
 		t->heard_ns = now_ns;
 	if (error || (t->phase == GREETING && now_ns >= t->answer_ns) ||
@@ -517,7 +541,8 @@ unsigned transport_drops(const struct transport *t, struct self_drop out[TRANSPO
 {
 	out[0] = (struct self_drop){ "events and slow requests not sent", t->spool.lost_other };
 	out[1] = (struct self_drop){ "wrong answers of the collector", t->rejected };
-	out[2] = (struct self_drop){ "errors of the output file", t->file_errors };
+	out[2] = (struct self_drop){ "windows the collector hung up on", t->refused };
+	out[3] = (struct self_drop){ "errors of the output file", t->file_errors };
 	return TRANSPORT_DROPS;
 }
 

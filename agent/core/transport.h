@@ -32,7 +32,8 @@ enum {
 	TRANSPORT_BACKOFF_MAX_MS = 5000,
 	TRANSPORT_ANSWER_MS = 5000, /* for connecting, and for the Welcome */
 	TRANSPORT_STALL_MS = 30000, /* something is out and nothing comes back */
-	TRANSPORT_FLUSH_MS = 200,   /* what agents give transport_flush() at exit */
+	TRANSPORT_TRIES = 5, /* connections that may break on one window before it is given up */
+	TRANSPORT_FLUSH_MS = 200, /* what agents give transport_flush() at exit */
 };
 
 #define TRANSPORT_FILE_MAX ((uint64_t)1 << 30) /* bytes of SONDE_OUTPUT */
@@ -55,7 +56,7 @@ void transport_abandon(struct transport *t);
  */
 int transport_queue(struct transport *t, uint8_t *bytes, size_t length, uint64_t seq);
 
-/** Windows of this instance that were dropped before the collector had them. Context: agent. */
+/** Windows of this instance that no collector will ever get. Never shrinks. Context: agent. */
 uint64_t transport_lost(const struct transport *t);
 
 /** Do what can be done without waiting: connect, read, write. Context: agent. */
@@ -87,7 +88,7 @@ struct transport_state {
 struct transport_state transport_state(const struct transport *t);
 
 enum {
-	TRANSPORT_DROPS = 3,
+	TRANSPORT_DROPS = 4,
 };
 
 /** Fill what was refused since the start, lost windows aside. Returns TRANSPORT_DROPS. Context: agent. */

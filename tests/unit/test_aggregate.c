@@ -371,6 +371,51 @@ static void aggregate_window_too_large_for_the_spool_keeps_what_is_exact(void **
 	aggregate_destroy(a);
 }
 
+static void aggregate_latency_that_cannot_be_is_bounded(void **state)
+{
+	struct aggregate *a = create();
+	struct done d = { .request = 1,
+			  .route = 1,
+			  .latency_ns = UINT64_MAX - 5 }; /* ended before it came */
+	const Sonde__RouteStats *r;
+	Sonde__Frame *f;
+
+	(void)state;
+	aggregate_done(a, &d);
+	d.ledger_ns[CPU] = d.latency_ns = (uint64_t)1 << 50;
+	for (unsigned i = 0; i < 1000; i++)
+		aggregate_done(a, &d);
+	f = close_window(a);
+	r = route_of(f, 1);
+	assert_int_equal(r->count, 1001);
+	assert_int_equal(r->latency_max_ns, (uint64_t)1 << 48);
+	assert_int_equal(r->latency_sum_ns, 1000 * ((uint64_t)1 << 48));
+	assert_int_equal(r->ledger_ns[CPU], r->latency_sum_ns);
+	sonde__frame__free_unpacked(f, NULL);
+	aggregate_destroy(a);
+}
+
+static void aggregate_window_of_a_clock_set_back_keeps_its_length(void **state)
+{
+	const struct aggregate_window window = { .seq = 1,
+						 .start_ns = 1000,
+						 .end_ns = 1300,
+						 .start_unix_ns = 90000,
+						 .end_unix_ns = 50000 };
+	struct aggregate *a = create();
+	struct encode_buffer b = { 0 };
+	Sonde__Frame *f;
+
+	(void)state;
+	assert_int_equal(aggregate_window_encode(a, &window, NULL, &b), 0);
+	f = sonde__frame__unpack(NULL, b.used - ENCODE_PREFIX_BYTES, b.bytes + ENCODE_PREFIX_BYTES);
+	assert_int_equal(f->window->start_unix_ns, 49700);
+	assert_int_equal(f->window->end_unix_ns, 50000);
+	sonde__frame__free_unpacked(f, NULL);
+	encode_buffer_fini(&b);
+	aggregate_destroy(a);
+}
+
 static void aggregate_memory_is_steady_from_window_to_window(void **state)
 {
 	struct aggregate *a = create();
@@ -636,6 +681,8 @@ int main(void)
 			aggregate_pending_is_bounded_and_gets_rid_of_requests_that_never_end),
 		cmocka_unit_test(aggregate_rows_statuses_and_routes_are_bounded),
 		cmocka_unit_test(aggregate_window_too_large_for_the_spool_keeps_what_is_exact),
+		cmocka_unit_test(aggregate_latency_that_cannot_be_is_bounded),
+		cmocka_unit_test(aggregate_window_of_a_clock_set_back_keeps_its_length),
 		cmocka_unit_test(aggregate_memory_is_steady_from_window_to_window),
 		cmocka_unit_test(aggregate_agrees_with_a_naive_model),
 	};

@@ -257,6 +257,34 @@ static void dict_stack_past_the_cap_is_the_marker(void **state)
 	dict_destroy(d);
 }
 
+static void dict_stack_never_names_what_was_not_told(void **state)
+{
+	const struct dict_frame unknown_module[] = { { 9, 1 } }, other[] = { { 8, 77 } };
+	const struct dict_frame unknown_function[] = { { 0, 5000 } }, none[] = { { 0, 0 } };
+	struct dict_module module = { .id = 9, .path = "/bin/x" };
+	struct dict *d = dict_create();
+	uint32_t stack = dict_stack(d, unknown_module, 1);
+	struct known *k;
+
+	(void)state;
+	assert_int_equal(dict_stack(d, other, 1), stack);
+	assert_int_equal(dict_stack(d, unknown_function, 1), stack);
+	assert_int_equal(dict_stack(d, none, 1), stack);
+	k = receive(d, NULL); /* looks at every frame */
+	assert_int_equal(k->module[stack], 0);
+	free(k);
+	assert_int_equal(dict_module(d, &module), 0);
+	assert_int_not_equal(dict_stack(d, unknown_module, 1), stack);
+	module.id = DICT_MODULE_ID_MAX + 1;
+	assert_int_equal(dict_module(d, &module), -ENOSPC);
+	assert_int_equal(dict_route(d, DICT_ROUTE_ID_MAX + 1, "x", "api"), -ENOSPC);
+	assert_int_equal(dict_route(d, 1, "", "api"), 0);
+	k = receive(d, NULL);
+	assert_string_equal(k->last_route, "(unnamed)");
+	free(k);
+	dict_destroy(d);
+}
+
 static void dict_parts_past_their_caps_refuse_and_count(void **state)
 {
 	struct dict *d = dict_create();
@@ -347,6 +375,7 @@ int main(void)
 		cmocka_unit_test(dict_ids_tell_kinds_names_and_tids_apart),
 		cmocka_unit_test(dict_cuts_and_cleans_names),
 		cmocka_unit_test(dict_stack_past_the_cap_is_the_marker),
+		cmocka_unit_test(dict_stack_never_names_what_was_not_told),
 		cmocka_unit_test(dict_parts_past_their_caps_refuse_and_count),
 		cmocka_unit_test(table_finds_what_was_added_and_not_what_was_removed),
 	};
