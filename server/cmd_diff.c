@@ -345,18 +345,23 @@ static void diff_print(const struct diff_command *d, const struct diff *diff)
 	diff_print_functions(d, diff);
 }
 
-/* ---- As JSON ---- */
+/*
+ * ---- As JSON ----
+ *
+ * Never by jansson's json_object(), json_array() or json_string(): server/json.c has functions of these names, and the
+ * linker takes those.
+ */
 
 /* A name that is no UTF-8 is shown as in the terminal. */
 static json_t *diff_json_name(const char *name)
 {
 	char text[4 * DIFF_NAME_COLUMNS + 1];
-	json_t *json = json_string(name);
+	json_t *json = json_stringn(name, strlen(name));
 
 	if (json)
 		return json;
 	units_text(text, sizeof(text), name, DIFF_NAME_COLUMNS, false);
-	return json_string(text);
+	return json_stringn(text, strlen(text));
 }
 
 static json_t *diff_json_pair(struct diff_pair pair)
@@ -378,7 +383,7 @@ static json_t *diff_json_side(const struct side *side, uint64_t requests)
 
 static json_t *diff_json_route(const struct diff_route *row)
 {
-	json_t *states = json_object();
+	json_t *states = json_pack("{}");
 
 	for (unsigned s = 0; s < STATE_COUNT; s++)
 		if (row->states[s].a || row->states[s].b)
@@ -399,7 +404,7 @@ static json_t *diff_json_function(const struct diff_function *row)
 static int diff_print_json(const struct diff_command *d, const struct diff *diff)
 {
 	size_t limit = d->limited ? d->limit : SIZE_MAX;
-	json_t *routes = json_array(), *functions = json_array(), *root;
+	json_t *routes = json_pack("[]"), *functions = json_pack("[]"), *root;
 	int status;
 
 	for (size_t i = 0; i < diff->route_count && i < limit; i++)

@@ -168,7 +168,7 @@ static int export_check(const char *body, size_t size, char *said, size_t said_s
 	char error[PROFILE_ERROR_MAX];
 	struct profile *p = NULL;
 	uint64_t requests = 0, total;
-	int status = profile_read(body, size, NULL, &p, error);
+	int status = size ? profile_read(body, size, NULL, &p, error) : 0;
 
 	said[0] = '\0';
 	if (status == -E2BIG || status == -EFBIG || status == -ENOMEM)
@@ -177,8 +177,8 @@ static int export_check(const char *body, size_t size, char *said, size_t said_s
 		fprintf(stderr, "sonde export: the collector's answer is no profile: %s\n", error);
 		return status;
 	}
-	total = profile_total_ns(p);
-	for (size_t i = 0; i < p->route_count; i++)
+	total = p ? profile_total_ns(p) : 0; /* folded stacks of nothing are an empty file */
+	for (size_t i = 0; p && i < p->route_count; i++)
 		requests += p->routes[i].requests;
 	if (total > 0 && p->has_requests)
 		snprintf(said, said_size, "%s requests of %zu %s, %s, ", units_count(requests).text,

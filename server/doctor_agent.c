@@ -111,6 +111,17 @@ out:
 	return status;
 }
 
+/* Whether a line of /proc/self/maps ends in @agent. A complaint of the loader names it too, but not at a line's end. */
+static bool agent_is_mapped(const char *text, const char *agent)
+{
+	size_t length = strlen(agent);
+
+	for (const char *at = text; (at = strstr(at, agent)); at += length)
+		if (at > text && at[-1] == ' ' && at[length] == '\n')
+			return true;
+	return false;
+}
+
 void doctor_agent(struct doctor *d)
 {
 	char looked[2 * PATH_MAX + 32], *agent = NULL, *text;
@@ -140,7 +151,7 @@ void doctor_agent(struct doctor *d)
 	else if (WIFSIGNALED(status))
 		doctor_say(d, DOCTOR_BAD, "agent", agent_cost, "a program died with it: %s",
 			   strsignal(WTERMSIG(status)));
-	else if (!strstr(text, agent))
+	else if (!agent_is_mapped(text, agent))
 		doctor_say(d, DOCTOR_BAD, "agent", agent_cost, "does not load: %.*s",
 			   (int)strcspn(text, "\n"), text);
 	else if (reported == 0)
