@@ -242,6 +242,7 @@ int cmd_serve(int argc, char **argv)
 		log_line("'%s' is no address to serve HTTP at; give 127.0.0.1:PORT", o.http);
 		return 2;
 	}
+	umask(077); /* profiles name code, paths and peers: nobody else's to read */
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGINT);
