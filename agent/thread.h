@@ -61,6 +61,8 @@ struct slice {
 	uint64_t cpu_ns;          /* the thread's CPU clock at the start, 0: not read */
 	uint64_t wait_ns[STATES]; /* io, lock, sleep since then */
 	uint64_t runq_ns; /* run-queue delay found inside those waits, already taken off them */
+	uint64_t
+		sched_ns; /* run-queue delay of the thread as last read before the start: at most what it was then */
 };
 
 enum thread_life {

@@ -138,7 +138,7 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 		 runq = s->runq_ns;
 	uint64_t waits = io + lck + sleep + runq;
 	uint64_t cpu = s->cpu_ns && cpu_now_ns > s->cpu_ns ? cpu_now_ns - s->cpu_ns : 0;
-	uint64_t rest, delay, last = t->sched_last_ns;
+	uint64_t rest, delay;
 
 	if (!s->cpu_ns) /* nobody had read the clock at the boundary: what did not wait, ran */
 		cpu = wall > waits ? wall - waits : 0;
@@ -154,8 +154,13 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 	}
 	rest = wall - cpu - io - lck - sleep - runq;
 	delay = rest;
-	if (rest > REST_WORTH_ASKING_NS && sched_read(t, now_ns, &delay))
-		delay = last && delay - last < rest ? delay - last : rest;
+	if (rest > REST_WORTH_ASKING_NS && s->sched_ns && sched_read(t, now_ns, &delay)) {
+		delay -= s->sched_ns + s->runq_ns;
+		if ((int64_t)delay < 0)
+			delay = 0;
+		if (delay > rest)
+			delay = rest;
+	}
 	r->ledger_ns[CPU] += cpu;
 	r->ledger_ns[IO] += io;
 	r->ledger_ns[LOCK] += lck;
@@ -168,7 +173,9 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 
 static void slice_reset(struct thread *t, request_id owner, uint64_t now_ns, uint64_t cpu_ns)
 {
-	t->slice = (struct slice){ .owner = owner, .start_ns = now_ns, .cpu_ns = cpu_ns };
+	t->slice = (struct slice){
+		.owner = owner, .start_ns = now_ns, .cpu_ns = cpu_ns, .sched_ns = t->sched_last_ns
+	};
 	atomic_store_explicit(&t->current, owner, memory_order_relaxed);
 }
 
