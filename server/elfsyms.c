@@ -438,3 +438,42 @@ int64_t elfsyms_load_plt(struct elfsyms *table, const struct elfsyms_file *file)
 	free(slots.list);
 	return err ? err : (int64_t)(table->count - before);
 }
+
+/* ---- Beginnings of functions ---- */
+
+/*
+ * .eh_frame_hdr: four bytes that say how things are encoded, the place of .eh_frame, the number of functions, and for each,
+ * sorted, where it begins and where its unwind rules are, both relative to the section. Every linker writes this one form.
+ */
+int64_t elfsyms_load_starts(struct elfsyms *table, const struct elfsyms_file *file)
+{
+	static const unsigned char form[4] = { 1, 0x1b, 0x03, 0x3b };
+	Elf_Scn *section = elfsyms_section(file, ".eh_frame_hdr");
+	Elf_Data *data = section ? elf_rawdata(section, NULL) : NULL;
+	size_t capacity = table->count;
+	const char *bytes;
+	GElf_Shdr header;
+	uint32_t count;
+
+	if (!data || !data->d_buf || data->d_size < 12 || !gelf_getshdr(section, &header) ||
+	    memcmp(data->d_buf, form, sizeof(form)) != 0)
+		return 0;
+	bytes = data->d_buf;
+	memcpy(&count, bytes + 8, sizeof(count));
+	if (count > (data->d_size - 12) / 8)
+		count = (uint32_t)((data->d_size - 12) / 8);
+	for (uint32_t i = 0; i < count; i++) {
+		struct elfsym symbol = { .name = "", .size = 4096 };
+		int32_t at, next;
+
+		memcpy(&at, bytes + 12 + (size_t)i * 8, sizeof(at));
+		if (i + 1 < count) {
+			memcpy(&next, bytes + 20 + (size_t)i * 8, sizeof(next));
+			symbol.size = next > at ? (uint64_t)((int64_t)next - at) : 0;
+		}
+		symbol.address = header.sh_addr + (uint64_t)(int64_t)at;
+		if (append(table, &capacity, &symbol))
+			return -ENOMEM;
+	}
+	return count;
+}

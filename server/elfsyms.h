@@ -31,7 +31,7 @@ struct elfsym {
 	bool plt;         /* a stub that jumps to the function called name */
 };
 
-/* Functions sorted by address, one name per address. */
+/* Functions sorted by address, one name per address; or their beginnings only, with the name "". */
 struct elfsyms {
 	struct elfsym *symbols;
 	size_t count;
@@ -61,6 +61,12 @@ int64_t elfsyms_load(struct elfsyms *table, const struct elfsyms_file *file, uin
 
 /** Add the entries of the procedure linkage table under the names they lead to. Same returns. x86-64 only. */
 int64_t elfsyms_load_plt(struct elfsyms *table, const struct elfsyms_file *file);
+
+/**
+ * Add where functions begin, after the unwind table that even stripped programs have: nameless, each as long as the way to
+ * the next. Same returns.
+ */
+int64_t elfsyms_load_starts(struct elfsyms *table, const struct elfsyms_file *file);
 
 /** Sort by address and keep the best name of each. */
 void elfsyms_sort(struct elfsyms *table);

@@ -60,6 +60,7 @@ struct module {
 	/* While open. @file may be missing when the debug file alone was found. */
 	struct elfsyms_file file, debug;
 	struct elfsyms functions;
+	struct elfsyms starts; /* of functions that may have no name */
 	struct dwarfsyms *dwarf;
 };
 
@@ -331,6 +332,7 @@ static void close_files(struct module *m)
 	dwarfsyms_close(m->dwarf);
 	m->dwarf = NULL;
 	elfsyms_fini(&m->functions);
+	elfsyms_fini(&m->starts);
 	elfsyms_close(&m->file);
 	elfsyms_close(&m->debug);
 }
@@ -350,6 +352,9 @@ static int load(struct module *m)
 	if (count < 0)
 		return -ENOMEM;
 	elfsyms_sort(&m->functions);
+	if (elfsyms_load_starts(&m->starts, &m->file) < 0)
+		return -ENOMEM;
+	elfsyms_sort(&m->starts);
 	return dwarfsyms_open(&m->dwarf, with_dwarf) == -ENOMEM ? -ENOMEM : 0;
 }
 
@@ -376,7 +381,7 @@ static void module_close(struct symbolizer *s, struct module *m)
 {
 	if (m->state != MODULE_OPEN)
 		return;
-	s->refused += m->functions.refused;
+	s->refused += m->functions.refused + m->starts.refused;
 	if (m->dwarf) {
 		s->refused += dwarfsyms_refused(m->dwarf);
 		s->open_bytes -= dwarfsyms_bytes(m->dwarf);
@@ -511,6 +516,19 @@ static void set_name(struct symbolizer *s, const struct module *m, struct symbol
 	symbol->name = intern(s, text, m->base);
 }
 
+/* Name a function without a name after where it begins, so that all its addresses count as one; else after @address. */
+static void set_number(struct symbolizer *s, const struct module *m, struct symbol *symbol,
+		       uint64_t address)
+{
+	const struct elfsym *start = elfsyms_find(&m->starts, address);
+	char text[SYMBOLIZE_NAME_MAX];
+
+	snprintf(text, sizeof(text), "%.900s+0x%llx", m->base,
+		 (unsigned long long)(start ? start->address : address));
+	symbol->name = intern(s, text, m->base);
+	symbol->system_name = symbol->name;
+}
+
 /* What @m's tables say about @address, innermost first; at least one entry. */
 static uint32_t resolve(struct symbolizer *s, struct module *m, uint64_t address,
 			struct symbol symbols[DWARFSYMS_INLINED_MAX])
@@ -538,14 +556,8 @@ static uint32_t resolve(struct symbolizer *s, struct module *m, uint64_t address
 			set_name(s, m, &symbols[i], frames[i].name, false);
 	}
 	for (size_t i = 0; i < count; i++)
-		if (!symbols[i].name) {
-			char text[SYMBOLIZE_NAME_MAX];
-
-			snprintf(text, sizeof(text), "%.900s+0x%llx", m->base,
-				 (unsigned long long)address);
-			symbols[i].name = intern(s, text, m->base);
-			symbols[i].system_name = symbols[i].name;
-		}
+		if (!symbols[i].name)
+			set_number(s, m, &symbols[i], address);
 	return (uint32_t)count;
 }
 
@@ -611,7 +623,7 @@ uint64_t symbolizer_refused(struct symbolizer *s)
 	for (uint32_t i = 0; i < s->module_count; i++) {
 		const struct module *m = s->modules[i];
 
-		refused += m->functions.refused;
+		refused += m->functions.refused + m->starts.refused;
 		refused += m->dwarf ? dwarfsyms_refused(m->dwarf) : 0;
 	}
 	pthread_mutex_unlock(&s->lock);

@@ -22,7 +22,8 @@
 struct symbolizer;
 
 struct symbol {
-	const char *name;        /* demangled, or "libfoo.so+0x1234" without a symbol; never NULL */
+	/* Demangled; without a symbol "libfoo.so+0x1234", where the function begins, if that is known. Never NULL. */
+	const char *name;
 	const char *system_name; /* as in the symbol table */
 	const char *file;        /* "" when unknown */
 	uint32_t line;           /* 0 when unknown */

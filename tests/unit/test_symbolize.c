@@ -344,6 +344,25 @@ static void symbolizer_uses_exported_names_of_stripped_libraries(void **state)
 	symbolizer_destroy(s);
 }
 
+static void symbolizer_names_nameless_functions_after_their_beginning(void **state)
+{
+	struct symbolizer *s = symbolizer_create();
+	const char *path = made("bare", "objcopy --strip-all $S bare");
+	uint64_t address = address_of("outer");
+	const struct symbol *first, *later;
+	char expected[64];
+
+	(void)state;
+	snprintf(expected, sizeof(expected), "bare+0x%llx", (unsigned long long)address);
+	assert_int_equal(symbolizer_lookup(s, path, "", 0, address, &first), 1);
+	assert_int_equal(symbolizer_lookup(s, path, "", 0, address_of("here_innermost"), &later),
+			 1);
+	assert_string_equal(first->name, expected);
+	assert_string_equal(later->name, expected);
+	assert_string_equal(first->system_name, expected);
+	symbolizer_destroy(s);
+}
+
 static void symbolizer_names_linkage_table_entries(void **state)
 {
 	struct symbolizer *s = symbolizer_create();
@@ -605,6 +624,7 @@ int main(void)
 		cmocka_unit_test(symbolizer_refuses_the_debug_file_of_another_build),
 		cmocka_unit_test(symbolizer_reads_compressed_sections),
 		cmocka_unit_test(symbolizer_uses_exported_names_of_stripped_libraries),
+		cmocka_unit_test(symbolizer_names_nameless_functions_after_their_beginning),
 		cmocka_unit_test(symbolizer_names_linkage_table_entries),
 		cmocka_unit_test(symbolizer_reads_our_own_vdso),
 		cmocka_unit_test(symbolizer_closes_what_it_opened),
