@@ -91,6 +91,7 @@ struct thread {
 	struct slice slice;
 	uint64_t busy_ns;            /* total time outside event waits, up to event_exit_ns */
 	uint64_t event_exit_ns;      /* when the last event wait returned */
+	uint64_t event_runq_ns;      /* run-queue delay found inside event waits so far */
 	uint32_t parked;             /* requests that parked here and were not taken up again */
 	uint64_t sched_tokens_at_ns; /* rate limit of reading schedstat, see request.c */
 	uint64_t sched_last_ns;

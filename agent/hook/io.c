@@ -379,6 +379,11 @@ EXPORT_ALIAS(sendfile, sendfile64);
 
 /* ---- Events ---- */
 
+/* A shorter wait for events hardly met the run queue. */
+enum {
+	EVENT_SPLIT_MIN_NS = 100000
+};
+
 /* The thread lays down what it has: from here on it waits for whatever comes first. */
 static void events_begin(struct thread *t)
 {
@@ -387,6 +392,15 @@ static void events_begin(struct thread *t)
 	request_park(t, now);
 	t->busy_ns += now > t->event_exit_ns && t->event_exit_ns ? now - t->event_exit_ns : 0;
 	t->event_exit_ns = now;
+}
+
+/* Keeps errno: sched_read() does. */
+static void events_runq(struct thread *t, uint64_t now_ns, uint64_t before_ns)
+{
+	uint64_t runq;
+
+	if (now_ns - t->event_exit_ns > EVENT_SPLIT_MIN_NS && sched_read(t, now_ns, &runq))
+		t->event_runq_ns += runq - before_ns;
 }
 
 static void events_end(struct thread *t, uint64_t now_ns)
@@ -398,20 +412,29 @@ static void events_end(struct thread *t, uint64_t now_ns)
 	errno = saved;
 }
 
-/* What a request that waits here is recorded under: its state is known when someone takes it up again. */
+/*
+ * What a request that waits here is recorded under: its state is known when someone takes it up again. While requests
+ * are parked here, the delay between the event and our running again is theirs.
+ */
 #define EVENTS(t, fd, call)                                                                        \
   do {                                                                                             \
     struct wait events_;                                                                           \
     request_id parked_ = thread_current(t);                                                        \
+    uint64_t runq_ = 0, then_;                                                                     \
+    bool split_;                                                                                   \
                                                                                                    \
     events_begin(t);                                                                               \
+    split_ = (t)->parked && sched_read((t), (t)->event_exit_ns, &runq_);                           \
     if (wait_enter(&events_, (t), (enum state)EVENT_WAIT, WAIT_BRIEF, (fd), 0)) {                  \
       (t)->wait.request = parked_;                                                                 \
       WAIT_WHERE(&(t)->wait);                                                                      \
       wait_publish(t);                                                                             \
     }                                                                                              \
     n = call;                                                                                      \
-    events_end(t, wait_end_idle(&events_));                                                        \
+    then_ = wait_end_idle(&events_);                                                               \
+    if (split_)                                                                                    \
+      events_runq(t, then_, runq_);                                                                \
+    events_end(t, then_);                                                                          \
   } while (0)
 
 EXPORT int epoll_wait(int fd, struct epoll_event *events, int max, int timeout_ms)

@@ -267,7 +267,7 @@ static void charge_parked(struct thread *t, struct request *r, uint64_t until_ns
 					       [RESUME_TIMER] = SLEEP,
 					       [RESUME_HANDOVER] = LOCK,
 					       [RESUME_TURN] = QUEUE };
-	uint64_t parked, loop = 0;
+	uint64_t parked, loop = 0, runq = 0;
 
 	if (until_ns <= r->accounted_ns)
 		return;
@@ -278,13 +278,18 @@ static void charge_parked(struct thread *t, struct request *r, uint64_t until_ns
 		loop = busy > r->parked_busy_ns ? busy - r->parked_busy_ns : 0;
 		if (loop > parked)
 			loop = parked;
+		runq = t->event_runq_ns - r->parked_runq_ns;
+		if (runq > parked - loop)
+			runq = parked - loop;
 	} else if (!r->pipelined && why != RESUME_IO) {
 		why = RESUME_HANDOVER; /* another thread takes it up */
 	}
+	parked -= loop + runq;
 	r->ledger_ns[LOOP] += loop;
-	r->ledger_ns[state_of[why]] += parked - loop;
+	r->ledger_ns[RUNQ] += runq;
+	r->ledger_ns[state_of[why]] += parked;
 	if (!r->pipelined)
-		r->event_wait_ns[state_of[why]] += parked - loop;
+		r->event_wait_ns[state_of[why]] += parked;
 	r->accounted_ns = until_ns;
 }
 
@@ -331,6 +336,7 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 		if (r->thread == t->index) {
 			r->parked = true;
 			r->parked_busy_ns = busy_at(t, now_ns);
+			r->parked_runq_ns = t->event_runq_ns;
 			t->parked++;
 		}
 		unlock(r);

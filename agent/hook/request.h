@@ -54,6 +54,7 @@ struct request {
 	uint64_t accounted_ns;
 	uint64_t ledger_ns[STATES];
 	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
+	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
 	uint32_t thread;         /* index of the thread that works on it or parked it */
 	bool parked;
 	bool detached;
