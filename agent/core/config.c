@@ -44,44 +44,43 @@ struct row {
 #define AT(field)                                                                                  \
   .offset = offsetof(struct config, field), .bytes = sizeof(((struct config *)0)->field)
 
-/* clang-format off: a table reads best as one */
+/* A table reads best as one. */
+/* clang-format off */
 static const struct row table[] = {
-	{ "COLLECTOR", ADDRESS, "unix:PATH or tcp:ADDRESS:PORT", .text = COLLECTOR_DEFAULT,
-	  AT(collector), .help = "where the collector listens" },
-	{ "SERVICE", TEXT, "name", .text = "name of the program", AT(service),
+	{ "COLLECTOR",   ADDRESS, "unix:PATH or tcp:ADDRESS:PORT", .text = COLLECTOR_DEFAULT, AT(collector),
+	  .help = "where the collector listens" },
+	{ "SERVICE",     TEXT, "name", .text = "name of the program", AT(service),
 	  .help = "the service this process is part of" },
-	{ "OUTPUT", TEXT, "path", .text = "", AT(output),
+	{ "OUTPUT",      TEXT, "path", .text = "", AT(output),
 	  .help = "write to this file (a further process: .PID added) in place of a collector" },
-	{ "HZ", NUMBER, "per second", .value = 99, .low = 1, .high = 1000, AT(hz),
+	{ "HZ",          NUMBER, "per second", .value = 99, .low = 1, .high = 1000, AT(hz),
 	  .help = "samples of each thread that is on a CPU" },
-	{ "LOOK_HZ", NUMBER, "per second", .value = 50, .low = 1, .high = 1000, AT(look_hz),
+	{ "LOOK_HZ",     NUMBER, "per second", .value = 50, .low = 1, .high = 1000, AT(look_hz),
 	  .help = "how often waiting threads are looked at" },
-	{ "WINDOW_MS", NUMBER, "ms", .value = 1000, .low = 100, .high = 60000, AT(window_ms),
+	{ "WINDOW_MS",   NUMBER, "ms", .value = 1000, .low = 100, .high = 60000, AT(window_ms),
 	  .help = "interval between two reports" },
 	{ "STACK_DEPTH", NUMBER, "frames", .value = 128, .low = 8, .high = 256, AT(stack_depth),
 	  .help = "deepest stack that is kept whole" },
-	{ "SPOOL_KIB", NUMBER, "KiB", .value = 1024, .low = 64, .high = 65536, AT(spool_kib),
+	{ "SPOOL_KIB",   NUMBER, "KiB", .value = 1024, .low = 64, .high = 65536, AT(spool_kib),
 	  .help = "reports kept while no collector answers" },
-	{ "RING_KIB", NUMBER, "KiB", .value = 64, .low = 16, .high = 4096, AT(ring_kib),
+	{ "RING_KIB",    NUMBER, "KiB", .value = 64, .low = 16, .high = 4096, AT(ring_kib),
 	  .help = "buffer of each thread" },
-	{ "REQUESTS", NUMBER, "", .value = 4096, .low = 16, .high = 65536, AT(requests),
+	{ "REQUESTS",    NUMBER, "", .value = 4096, .low = 16, .high = 65536, AT(requests),
 	  .help = "requests in progress at one time" },
 	{ "CONNECTIONS", NUMBER, "", .value = 16384, .low = 16, .high = 1048576, AT(connections),
 	  .help = "connections watched at one time" },
-	{ "ROUTES", NUMBER, "", .value = 200, .low = 1, .high = 10000, AT(routes),
+	{ "ROUTES",      NUMBER, "", .value = 200, .low = 1, .high = 4000, AT(routes),
 	  .help = "routes told apart; the rest is (other)" },
-	{ "BUDGET", NUMBER, "permille", .value = 5, .low = 1, .high = 1000, AT(budget_permille),
-	  .help = "share of the process's CPU time that the agent may use" },
-	{ "SLOW_MS", NUMBER, "ms", .value = 1000, .low = 1, .high = 3600000, AT(slow_ms),
-	  .help = "a request that takes longer is kept with its segments" },
-	{ "HTTP", FLAG, "", .value = 1, AT(http), .help = "find HTTP/1 requests on sockets" },
-	{ "LOCKS", FLAG, "", .value = 1, AT(locks), .help = "time waits for locks" },
-	{ "TIMESTAMPS", FLAG, "", .value = 1, AT(timestamps),
+	{ "BUDGET",      NUMBER, "permille", .value = 5, .low = 1, .high = 1000, AT(budget_permille),
+	  .help = "share of the process's CPU time that sampling may use" },
+	{ "HTTP",        FLAG, "", .value = 1, AT(http), .help = "find HTTP/1 requests on sockets" },
+	{ "LOCKS",       FLAG, "", .value = 1, AT(locks), .help = "time waits for locks" },
+	{ "TIMESTAMPS",  FLAG, "", .value = 1, AT(timestamps),
 	  .help = "take arrival times from the kernel" },
-	{ "DISABLE", FLAG, "", .value = 0, AT(disable), .help = "do nothing at all" },
-	{ "LOG", FLAG, "", .value = 0, AT(log),
+	{ "DISABLE",     FLAG, "", .value = 0, AT(disable), .help = "do nothing at all" },
+	{ "LOG",         FLAG, "", .value = 0, AT(log),
 	  .help = "say on stderr when the agent cannot work" },
-	{ "HELP", FLAG, "", .value = 0, AT(help), .help = "print this table and run on" },
+	{ "HELP",        FLAG, "", .value = 0, AT(help), .help = "print this table and run on, without the agent" },
 };
 /* clang-format on */
 
@@ -421,7 +420,8 @@ void config_print(int fd)
 
 		snprintf(value, sizeof(value), "%u", row->value);
 		if (row->kind == NUMBER)
-			snprintf(range, sizeof(range), "%u..%u %s", row->low, row->high, row->unit);
+			snprintf(range, sizeof(range), "%u..%u%s%s", row->low, row->high,
+				 *row->unit ? " " : "", row->unit);
 		else
 			snprintf(range, sizeof(range), "%s",
 				 row->kind == FLAG ? "0, 1" : row->unit);

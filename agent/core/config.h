@@ -26,7 +26,6 @@ struct config {
 	unsigned connections;
 	unsigned routes;
 	unsigned budget_permille;
-	unsigned slow_ms;
 	bool http;
 	bool locks;
 	bool timestamps;
