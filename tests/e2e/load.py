@@ -25,7 +25,7 @@ class Client:
 class Result:
     sent: collections.Counter = dataclasses.field(default_factory=collections.Counter)     # answered right, by path
     failures: list = dataclasses.field(default_factory=list)
-    latencies_ns: dict = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
+    received_ns: dict = dataclasses.field(default_factory=dict)     # when the answer was here, by X-Sent-Ns
 
 
 def expect(path):
@@ -83,6 +83,7 @@ class Connection:
         except OSError as error:
             self.fail(f"recv: {error}")
             return
+        received_ns = time.monotonic_ns()
         if not data:
             self.fail(f"closed after {len(self.received)} bytes")
             return
@@ -101,7 +102,7 @@ class Connection:
             self.fail(lines[0])
             return
         self.load.result.sent[self.path] += 1
-        self.load.result.latencies_ns[self.path].append(time.monotonic_ns() - self.sent_ns)
+        self.load.result.received_ns[self.sent_ns] = received_ns
         if self.client.fresh or fields.get("connection", "").lower() == "close":
             self.close()
         self.path = None

@@ -10,8 +10,14 @@ def template(path):
     return re.sub(r"/\d+(?=/|$)", "/{n}", path.split("?")[0])
 
 
-def read(log):
-    """{route: {"count", "latency", states..., means in ns}} of the requests that carried X-Sent-Ns."""
+def read(log, received_ns=None):
+    """
+    {route: {"count", "latency", states..., means in ns}} of the requests that carried X-Sent-Ns.
+
+    @received_ns: when the client had the answer, by X-Sent-Ns. A send() often wakes the client up on the server's own
+    CPU, and then the server learns late that it has sent: the answer was sent when the client had it, at the latest.
+    """
+    received_ns = received_ns or {}
     with open(log) as lines:
         names = next(lines).rstrip("\n").split("\t")
         sums, counts = collections.defaultdict(collections.Counter), collections.Counter()
@@ -21,6 +27,7 @@ def read(log):
                 continue
             ns = {name: int(row[name + "_ns"]) for name in
                   ("sent", "begin", "end", "cpu", "runq", "io", "lock", "sleep", "loop")}
+            ns["end"] = min(ns["end"], received_ns.get(ns["sent"], ns["end"]))
             ns["latency"] = ns["end"] - ns["sent"]
             ns["queue"] = ns["begin"] - ns["sent"]
             ns["other"] = ns["latency"] - sum(ns[state] for state in STATES[:-1])
