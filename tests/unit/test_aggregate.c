@@ -416,6 +416,37 @@ static void aggregate_window_of_a_clock_set_back_keeps_its_length(void **state)
 	aggregate_destroy(a);
 }
 
+static void aggregate_histograms_without_room_still_agree_with_the_counts(void **state)
+{
+	struct aggregate *a = create();
+	uint64_t counted = 0, asked = 0;
+	Sonde__Frame *f;
+
+	(void)state;
+	for (uint32_t route = 1; route <= 4000; route++) {
+		for (unsigned octave = 2; octave < 14; octave++) {
+			struct done d = done_of(0, route, (uint64_t)3 << octave, 0);
+
+			aggregate_done(a, &d);
+			asked++;
+		}
+	}
+	assert_true(drop(a, "histogram blocks") > 0);
+	f = close_window(a);
+	for (size_t i = 0; i < f->window->n_routes; i++) {
+		const Sonde__RouteStats *r = f->window->routes[i];
+		uint64_t total = 0;
+
+		for (size_t j = 0; r->latency && j < r->latency->n_count; j++)
+			total += r->latency->count[j];
+		assert_int_equal(total, r->count);
+		counted += r->count;
+	}
+	assert_true(counted > asked / 2 && counted < asked);
+	sonde__frame__free_unpacked(f, NULL);
+	aggregate_destroy(a);
+}
+
 static void aggregate_memory_is_steady_from_window_to_window(void **state)
 {
 	struct aggregate *a = create();
@@ -683,6 +714,7 @@ int main(void)
 		cmocka_unit_test(aggregate_window_too_large_for_the_spool_keeps_what_is_exact),
 		cmocka_unit_test(aggregate_latency_that_cannot_be_is_bounded),
 		cmocka_unit_test(aggregate_window_of_a_clock_set_back_keeps_its_length),
+		cmocka_unit_test(aggregate_histograms_without_room_still_agree_with_the_counts),
 		cmocka_unit_test(aggregate_memory_is_steady_from_window_to_window),
 		cmocka_unit_test(aggregate_agrees_with_a_naive_model),
 	};
