@@ -102,20 +102,25 @@ static int routetable_drops(struct routetable *table, const json_t *process, uin
 
 static int routetable_processes(struct routetable *table, json_t *processes)
 {
+	double of_agents = 0, of_all = 0;
 	uint64_t most = 0;
 	json_t *process, *earlier;
 	size_t i, k;
 
 	json_array_foreach(processes, i, process)
 	{
-		double share = real_of(json_object_get(process, "overhead"), "cpu_share");
+		const json_t *overhead = json_object_get(process, "overhead");
+		double share = real_of(overhead, "cpu_share");
 		bool live = strcmp(text_of(process, "state"), "live") == 0, seen = false;
 
 		table->live += live;
 		table->gone += !live;
 		table->lost_windows += number_of(process, "lost_windows");
-		if (live && share > table->overhead)
-			table->overhead = share;
+		/* By time, not the worst share: an idle process's little time is mostly the agent's. */
+		if (live && share > 0) {
+			of_agents += real_of(overhead, "agent_cpu_ns");
+			of_all += real_of(overhead, "agent_cpu_ns") / share;
+		}
 		json_array_foreach(processes, k, earlier)
 		{
 			if (k >= i)
@@ -127,6 +132,7 @@ static int routetable_processes(struct routetable *table, json_t *processes)
 		if (routetable_drops(table, process, &most) < 0)
 			return -ENOMEM;
 	}
+	table->overhead = of_all > 0 ? of_agents / of_all : 0;
 	return 0;
 }
 
@@ -195,8 +201,7 @@ void routetable_print_header(FILE *to, const struct routetable *table,
 		at += (size_t)snprintf(line + at, sizeof(line) - at, ", %s gone",
 				       units_count(table->gone).text);
 	if (table->live)
-		at += (size_t)snprintf(line + at, sizeof(line) - at, "  |  overhead %s%s of %s CPU",
-				       table->live > 1 ? "at most " : "",
+		at += (size_t)snprintf(line + at, sizeof(line) - at, "  |  overhead %s of %s CPU",
 				       units_percent(table->overhead).text,
 				       plural(table->live, "its", "their"));
 	if (table->lost_windows || table->drops)

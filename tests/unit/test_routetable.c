@@ -19,7 +19,7 @@ static const char two_routes[] =
 	" \"ledger\": {\"queue\": 0, \"cpu\": 3100000, \"lock\": 9300000}},"
 	"{\"service\": \"shop\", \"route\": \"GET /idle\", \"count\": 0}]}";
 static const char one_process[] = "{\"processes\": [{\"service\": \"shop\", \"state\": \"live\", "
-				  "\"overhead\": {\"cpu_share\": 0.0021},"
+				  "\"overhead\": {\"cpu_share\": 0.0021, \"agent_cpu_ns\": 21000},"
 				  " \"lost_windows\": 2, \"drops\": [{\"cause\": \"spool full\", "
 				  "\"count\": 1}, {\"cause\": \"ring full\", \"count\": 11}]},"
 				  "{\"service\": \"bank\", \"state\": \"ended\"}]}";
@@ -92,6 +92,21 @@ static void the_header_sums_processes_and_losses(void **state)
 	text = print(&table, (struct routetable_style){ 0 }, false);
 	assert_string_equal(text, "no request in this time\n");
 	free(text);
+	routetable_fini(&table);
+}
+
+static void overhead_is_weighted_by_cpu_time(void **state)
+{
+	struct routetable table;
+
+	(void)state;
+	load(&table, "{}",
+	     "{\"processes\": [{\"state\": \"live\", \"overhead\": {\"cpu_share\": 0.001, "
+	     "\"agent_cpu_ns\": 1000000}},"
+	     "{\"state\": \"live\", \"overhead\": {\"cpu_share\": 0.9, \"agent_cpu_ns\": 9000}},"
+	     "{\"state\": \"lost\", \"overhead\": {\"cpu_share\": 1.0, \"agent_cpu_ns\": "
+	     "5000000000}}]}");
+	assert_float_equal(table.overhead, 1009000.0 / 1000010000.0, 1e-9);
 	routetable_fini(&table);
 }
 
@@ -181,6 +196,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rows_show_every_number_with_its_unit),
 		cmocka_unit_test(the_header_sums_processes_and_losses),
+		cmocka_unit_test(overhead_is_weighted_by_cpu_time),
 		cmocka_unit_test(lines_never_exceed_the_width),
 		cmocka_unit_test(rows_past_the_limit_are_counted),
 		cmocka_unit_test(explain_adds_a_sentence_per_route),
