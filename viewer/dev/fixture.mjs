@@ -158,11 +158,11 @@ export function columns(route, requests, stacks, scale, samples) {
 	return { from: 0, to: 0, route, requests, samples, total, functions, nodes };
 }
 
-/** A tree of `count` nodes, for looking at speed: random walks over a made-up call graph. */
+/** A tree of `count` nodes, for looking at speed: random walks over a made-up call graph, two call sites to a function. */
 export function bigTree(count, seed = 1) {
 	const next = random(seed);
-	const names = Array.from({ length: Math.min(20000, Math.max(200, count / 50)) | 0 }, (_, i) => `ns${i % 97}::Class${i % 1013}::method_${i}(int, char const*)`);
-	const functions = { name: ["all", ...names], module: ["", ...names.map((_, i) => `lib${i % 40}.so`)], file: ["", ...names.map((_, i) => `src/file${i % 500}.cc`)], line: [0, ...names.map((_, i) => i % 900)], inlined: [0, ...names.map(() => 0)] };
+	const names = Array.from({ length: Math.min(20000, Math.max(200, count / 50)) | 0 }, (_, i) => `ns${(i >> 1) % 97}::Class${(i >> 1) % 1013}::method_${i >> 1}(int, char const*)`);
+	const functions = { name: ["all", ...names], module: ["", ...names.map((_, i) => `lib${(i >> 1) % 40}.so`)], file: ["", ...names.map((_, i) => `src/file${i % 500}.cc`)], line: [0, ...names.map((_, i) => i % 900)], inlined: [0, ...names.map(() => 0)] };
 	const nodes = { function: [0], depth: [0], self: { cpu: [0], io: [0], lock: [0] } };
 	const total = { queue: 0, cpu: 0, runq: 0, io: 0, lock: 0, sleep: 0, loop: 0, other: 0 };
 	let left = count - 1;

@@ -3,7 +3,7 @@
 // show. One way: a click changes the selection, the selection asks and redraws.
 
 import { NO_STATES, perState, STATES, sumStates, type FlameColumns, type LatencyHistogram, type PerState, type Process, type Report, type Routes, type Tick } from "../model/api.js";
-import { explainBackground, explainRange, explainRoute } from "../model/explain.js";
+import { explainBackground, explainRange, explainRoute, LABEL } from "../model/explain.js";
 import { decode, nameOf, nodeAt, pathOf, total, weigh, type Tree } from "../model/flame.js";
 import { functionTable, type FunctionRow } from "../model/functions.js";
 import { compile, matched, search, type Search } from "../model/search.js";
@@ -28,6 +28,25 @@ import { applyTheme, onSystemTheme } from "./theme.js";
 // Route, histogram and graph are asked for again this often at most; a graph that is dear to fetch, seldomer still.
 const REFRESH_MS = 2000;
 
+/** An answer of /flame as the page keeps it: without the columns, which are as large as the tree again. */
+interface Flame {
+	requests: number;
+	samples: number;
+	total: Partial<PerState>;
+	tree: Tree | null;
+	error: string;
+}
+
+function decodeAnswer(answer: FlameColumns | null): Flame | null {
+	if (!answer) return null;
+	const { requests, samples, total } = answer;
+	try {
+		return { requests, samples, total, tree: decode(answer), error: "" };
+	} catch (error) {
+		return { requests, samples, total, tree: null, error: error instanceof Error ? error.message : String(error) };
+	}
+}
+
 export function startPage(root: HTMLElement, source: Source, report: Report | null): void {
 	// A report has one graph per route: a link's latency range, pause or process cannot apply to it.
 	const readUrl = (): Selection => (report ? { ...fromFragment(location.hash), latency: null, at: 0, process: "", window: "all" } : fromFragment(location.hash));
@@ -40,16 +59,15 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	let dragging = false;
 	let refreshed = 0;
 	let frame = 0;
+	let revealed = false;
 
 	const processes = new Slot<{ processes: Process[] }>(() => arrived());
 	const routes = new Slot<Routes>(() => arrived());
 	const latency = new Slot<LatencyHistogram | null>(() => render());
-	const flame = new Slot<FlameColumns | null>(() => render());
+	const flame = new Slot<Flame | null>(() => render());
 
 	// What is derived from the flame's answer, and from what it was derived.
 	let tree: Tree | null = null;
-	let treeOf: FlameColumns | null = null;
-	let treeError = "";
 	let weight: Float64Array | null = null;
 	let weightKey = "";
 	let found: Search = { text: "", error: "", matches: null };
@@ -96,7 +114,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		if (sel.route === "") latency.forget();
 		else latency.ask(what, (signal) => source.latency(asked, signal), again);
 		const range = sel.latency ? `${sel.latency.min}-${sel.latency.max}` : "";
-		flame.ask(`${what}\n${range}`, (signal) => source.flame(asked, signal), again);
+		flame.ask(`${what}\n${range}`, async (signal) => decodeAnswer(await source.flame(asked, signal)), again);
 	}
 
 	/** Routes or processes came: the first look chooses the route that loses most time. */
@@ -219,13 +237,14 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	});
 	const match = h("span", { class: "match", id: "match", role: "status" });
 	const crumbs = h("nav", { class: "crumbs", "aria-label": "Zoom" });
+	const allStates = h("button", { type: "button", class: "link", id: "all-states", title: "Show all states again", on: { click: () => navigate({ states: STATES }, false) } });
 	const facts = h("span", { class: "muted facts", id: "facts" });
 	const graph = h("div", { class: "graph", id: "graph", role: "tabpanel" }, flameView.root, functions.root);
 	const flamePanel = h(
 		"section",
 		{ class: "panel flame", "aria-label": "Flame graph" },
 		h("div", { class: "tools" }, h("div", { class: "tabs", role: "tablist" }, ...tabs), h("span", { class: "spring" }), direction, match, searchBox),
-		h("div", { class: "tools under" }, crumbs, h("span", { class: "spring" }), facts),
+		h("div", { class: "tools under" }, crumbs, h("span", { class: "spring" }), allStates, facts),
 		graph,
 	);
 	const panels = h("main", {}, routesView.root, h("div", { class: "pair" }, detail.root, histogram.root), flamePanel);
@@ -243,15 +262,9 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 
 	/** Brings tree, weight and matches up to the answer and the selection; each only when its own input changed. */
 	function derive(): void {
-		if (treeOf !== flame.value) {
-			treeOf = flame.value;
-			tree = null;
-			treeError = "";
-			try {
-				tree = treeOf ? decode(treeOf) : null;
-			} catch (error) {
-				treeError = error instanceof Error ? error.message : String(error);
-			}
+		const answered = flame.value?.tree ?? null;
+		if (tree !== answered) {
+			tree = answered;
 			weightKey = "";
 		}
 		const key = sel.states.join();
@@ -293,7 +306,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		else if (connection === "down") text = `The collector is not answering – ${retry ? `retrying in ${retry} s` : "trying again"}. Is “sonde serve” still running? ` + (fresh ? `What you see is from ${clock(fresh)}.` : "");
 		else if (error instanceof ApiError) text = "The collector is not answering. Is “sonde serve” still running?";
 		else if (error) text = `An answer could not be read: ${error instanceof Error ? error.message : String(error)}`;
-		else if (treeError) text = `The flame graph's answer makes no tree: ${treeError}. Collector and page may be of different versions.`;
+		else if (flame.value?.error) text = `The flame graph's answer makes no tree: ${flame.value.error}. Collector and page may be of different versions.`;
 		banner.update(text);
 	}
 
@@ -354,7 +367,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		if (sel.route === null) return "Choose a route.";
 		if (!flame.current) return flame.busy && !flame.value ? "Loading…" : "";
 		if (!flame.value) return report ? "The report was made without a flame graph of this route." : "No data.";
-		if (!tree || !weight) return treeError ? "The answer makes no tree." : "No data.";
+		if (!tree || !weight) return flame.value.error ? "The answer makes no tree." : "No data.";
 		if (sumStates(flame.value.total) === 0 || tree.count === 0) return sel.latency ? "No measured time in this latency range. Esc shows all requests." : `No measured time in ${windowWords(sel.window)}.`;
 		if (total(tree, weight, 0) <= 0) return sel.states.length ? "No time in the chosen states: switch others on." : "All states are off: switch one on.";
 		return "";
@@ -403,7 +416,15 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		if (searchBox.value !== sel.search && document.activeElement !== searchBox) searchBox.value = sel.search;
 		drawMatch(zoom);
 		drawCrumbs(zoom);
+		const off = STATES.filter((state) => !sel.states.includes(state));
+		setText(allStates, off.length > 4 ? `only ${sel.states.map((state) => LABEL[state]).join(", ") || "nothing"} – show all` : `without ${off.map((state) => LABEL[state]).join(", ")} – show all`);
+		show(allStates, off.length > 0);
 		setText(facts, factWords(requests));
+		// A link may name a route below the table's fold.
+		if (!revealed && routes.value && sel.route !== null) {
+			revealed = true;
+			routesView.reveal();
+		}
 	}
 
 	function histogramMessage(): string {

@@ -48,7 +48,7 @@ export class BadFlame extends Error {}
 export function decode(columns: FlameColumns): Tree {
 	const tree = decodeNodes(columns);
 	const same = canonical(tree.functions);
-	return same ? mergeSiblings(tree, same) : tree;
+	return same && tree.count ? mergeSiblings(tree, same) : tree;
 }
 
 function decodeNodes(columns: FlameColumns): Tree {
@@ -101,55 +101,70 @@ function canonical(functions: Functions): Uint32Array | null {
 }
 
 function mergeSiblings(tree: Tree, same: Uint32Array): Tree {
-	const { count } = tree;
+	const { count, end, fn } = tree;
 	const states = STATES.filter((state) => tree.sums[state]);
 	const weight = weigh(tree, states);
-	// First the merged nodes in the order in which they are met: a node's parent is always met before it.
-	const into = new Uint32Array(count);
-	const up: number[] = [];
-	const fns: number[] = [];
-	const known = new Map<number, number>();
-	for (let i = 0; i < count; i++) {
-		const parent = i === 0 ? 0 : into[tree.parent[i]!]!;
-		const f = same[tree.fn[i]!]!;
-		const key = i === 0 ? -1 : parent * same.length + f;
-		let node = known.get(key);
-		if (node === undefined) {
-			node = up.length;
-			known.set(key, node);
-			up.push(parent);
-			fns.push(f);
-		}
-		into[i] = node;
-	}
-	const m = up.length;
 	const totals = new Float64Array(count);
-	const time = new Float64Array(m);
-	for (let i = 0; i < count; i++) time[into[i]!]! += totals[i] = total(tree, weight, i);
-	// Then in depth-first order again, children by time, largest first.
-	const children: number[][] = Array.from({ length: m }, () => []);
-	for (let i = 1; i < m; i++) children[up[i]!]!.push(i);
+	for (let i = 0; i < count; i++) totals[i] = weight[end[i]!]! - weight[i]!;
+
+	// Breadth first: each merged node has a chain of the nodes it stands for, and all their children are sorted by
+	// function into its own children, which so get neighbouring numbers. `seen` needs no hash: one entry per function,
+	// valid while `seenBy` says that this parent wrote it.
+	const up = new Uint32Array(count);
+	const head = new Uint32Array(count);
+	const tail = new Uint32Array(count);
+	const next = new Int32Array(count).fill(-1);
+	const time = new Float64Array(count);
+	const firstOf = new Uint32Array(count + 1);
+	const seen = new Uint32Array(same.length);
+	const seenBy = new Int32Array(same.length).fill(-1);
+	let m = 1;
+	for (let node = 0; node < m; node++) {
+		firstOf[node] = m;
+		for (let origin = head[node]!; origin >= 0; origin = next[origin]!) {
+			time[node]! += totals[origin]!;
+			for (let child = origin + 1; child < end[origin]!; child = end[child]!) {
+				const f = same[fn[child]!]!;
+				if (seenBy[f] === node) {
+					const known = seen[f]!;
+					next[tail[known]!] = child;
+					tail[known] = child;
+				} else {
+					seenBy[f] = node;
+					seen[f] = m;
+					up[m] = node;
+					head[m] = tail[m] = child;
+					m++;
+				}
+			}
+		}
+	}
+	firstOf[m] = m;
+
+	// Then in depth-first order, children by time, largest first.
+	const out: Tree = { ...tree, count: m, fn: new Uint32Array(m), depth: new Uint16Array(m), end: new Uint32Array(m), parent: new Uint32Array(m), sums: {} };
 	const place = new Uint32Array(m);
-	const out: Tree = {
-		...tree,
-		count: m,
-		fn: new Uint32Array(m),
-		depth: new Uint16Array(m),
-		end: new Uint32Array(m),
-		parent: new Uint32Array(m),
-		sums: {},
-	};
+	const into = new Uint32Array(count);
+	const from = new Uint32Array(m + 1);
+	const origins = new Uint32Array(count);
+	let put = 0;
 	let at = 0;
-	const todo = m ? [0] : [];
+	const todo = [0];
 	while (todo.length) {
 		const node = todo.pop()!;
 		place[node] = at;
-		out.fn[at] = fns[node]!;
+		out.fn[at] = same[fn[head[node]!]!]!;
 		out.parent[at] = place[up[node]!]!;
 		out.depth[at] = at === 0 ? 0 : out.depth[out.parent[at]!]! + 1;
-		const below = children[node]!.sort((a, b) => time[b]! - time[a]!);
-		for (let i = below.length - 1; i >= 0; i--) todo.push(below[i]!);
-		at++;
+		for (let origin = head[node]!; origin >= 0; origin = next[origin]!) {
+			into[origin] = at;
+			origins[put++] = origin;
+		}
+		from[++at] = put;
+		const below: number[] = [];
+		for (let child = firstOf[node]!; child < firstOf[node + 1]!; child++) below.push(child);
+		if (below.length > 1) below.sort((a, b) => time[a]! - time[b]! || b - a);
+		for (const child of below) todo.push(child);
 	}
 	for (let i = m - 1; i >= 0; i--) {
 		if (out.end[i]! <= i) out.end[i] = i + 1;
@@ -159,20 +174,12 @@ function mergeSiblings(tree: Tree, same: Uint32Array): Tree {
 	for (const state of states) {
 		const old = tree.sums[state]!;
 		const sum = new Float64Array(m + 1);
-		for (let i = 0; i < count; i++) sum[place[into[i]!]! + 1]! += old[i + 1]! - old[i]!;
+		for (let i = 0; i < count; i++) sum[into[i]! + 1]! += old[i + 1]! - old[i]!;
 		for (let i = 0; i < m; i++) sum[i + 1]! += sum[i]!;
 		out.sums[state] = sum;
 	}
-	const from = new Uint32Array(m + 1);
-	for (let i = 0; i < count; i++) from[place[into[i]!]! + 1]!++;
-	for (let i = 0; i < m; i++) from[i + 1]! += from[i]!;
-	const next = from.slice();
-	const origins = new Uint32Array(count);
 	const line = new Uint32Array(count);
-	for (let i = 0; i < count; i++) {
-		origins[next[place[into[i]!]!]!++] = i;
-		line[i] = tree.functions.line[tree.fn[i]!] ?? 0;
-	}
+	for (let i = 0; i < count; i++) line[i] = tree.functions.line[fn[i]!] ?? 0;
 	out.merged = { from, origins, totals, line };
 	return out;
 }

@@ -4,7 +4,7 @@
 import { STATES, sumStates, type PerState, type State } from "../model/api.js";
 import { LABEL, MEANING } from "../model/explain.js";
 import { share, time } from "../model/units.js";
-import { h, setAttr, setText, show } from "./dom.js";
+import { h, setAttr, setText } from "./dom.js";
 import { swatch } from "./ledger.js";
 
 export interface DetailProps {
@@ -49,15 +49,11 @@ export function createDetail(handlers: DetailHandlers) {
 		);
 		return { state, chip, value, part };
 	});
-	const unit = h("span", { class: "muted", id: "unit" });
-	const all = h("button", { type: "button", class: "link", id: "all-states", on: { click: () => handlers.states(STATES) } }, "all states");
-	const foot = h("p", { class: "chip-foot" }, unit, all);
 	const root = h(
 		"section",
 		{ class: "panel detail", "aria-label": "Where the time goes" },
 		sentence,
 		h("div", { class: "chips", role: "group", "aria-label": "States in the flame graph" }, ...chips.map((c) => c.chip)),
-		foot,
 	);
 	return {
 		root,
@@ -69,13 +65,10 @@ export function createDetail(handlers: DetailHandlers) {
 				const ns = props.values[state];
 				setText(value, time(ns));
 				setText(part, whole > 0 ? share(ns, whole) : "–");
+				setAttr(value, "title", props.unit);
 				setAttr(chip, "aria-pressed", String(on.includes(state)));
 				chip.classList.toggle("zero", ns === 0);
 			}
-			setText(unit, props.unit);
-			show(all, on.length !== STATES.length);
-			// The plain case needs no line of its own.
-			show(foot, props.unit !== "per request" || on.length !== STATES.length);
 			root.classList.toggle("stale", props.loading);
 		},
 	};

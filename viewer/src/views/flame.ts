@@ -56,6 +56,8 @@ export function createFlame(handlers: FlameHandlers, tooltip: Tooltip) {
 	let hover = -1;
 	let focus = 0;
 	let frame = 0;
+	let rows = 0;
+	let tallest = 0;
 	let pointer: { x: number; y: number } | null = null;
 
 	const ratio = (): number => window.devicePixelRatio || 1;
@@ -74,8 +76,18 @@ export function createFlame(handlers: FlameHandlers, tooltip: Tooltip) {
 			laid = [props.tree, props.weight, props.zoom, pixels];
 			hover = -1;
 		}
+		if (rows !== boxes.rows) {
+			// A flame is looked at from its floor: what stands there stays there when it grows.
+			const below = scroller.scrollHeight - scroller.scrollTop;
+			rows = boxes.rows;
+			spacer.style.height = `${rows * ROW}px`;
+			// The panel grows with its graph while that fits the window, so that the leaves are in sight; it never shrinks
+			// under the reader's eyes.
+			const wanted = Math.min(rows * ROW, Math.round(window.innerHeight * 0.72));
+			if (wanted > tallest) root.style.minHeight = `${(tallest = wanted)}px`;
+			if (!props.icicle) scroller.scrollTop = scroller.scrollHeight - below;
+		}
 		const content = Math.max(height, boxes.rows * ROW);
-		spacer.style.height = `${boxes.rows * ROW}px`;
 		// A flame grows from the floor: a shallow one stands on the bottom of the box, not at its top.
 		const lift = props.icicle ? 0 : content - boxes.rows * ROW;
 		const began = performance.now();

@@ -91,13 +91,23 @@ export function createRoutes(handlers: RoutesHandlers, tooltip: Tooltip) {
 		body,
 	);
 	const more = h("p", { class: "muted more" });
+	const scroller = h("div", { class: "scroll", tabindex: "-1" }, table, more);
 	const root = h(
 		"section",
 		{ class: "panel routes-panel", "aria-label": "Routes" },
 		h("div", { class: "tools" }, h("h2", {}, "Routes"), counted, h("span", { class: "spring" }), legend, filter),
-		h("div", { class: "scroll", tabindex: "-1" }, table, more),
+		scroller,
 	);
 	const rows = new Map<string, Row>();
+	const reveal = (): void => {
+		const row = body.querySelector<HTMLElement>('[aria-current="true"]');
+		if (!row) return;
+		const head = table.tHead?.offsetHeight ?? 0;
+		if (row.offsetTop - head < scroller.scrollTop) scroller.scrollTop = row.offsetTop - head;
+		else if (row.offsetTop + row.offsetHeight > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = row.offsetTop + row.offsetHeight - scroller.clientHeight;
+	};
+	// The graph below may take height from the table.
+	new ResizeObserver(() => !root.matches(":hover") && reveal()).observe(scroller);
 
 	const tell = (row: Row, target: EventTarget | null, point: MouseEvent | null): void => {
 		const state = target instanceof HTMLElement ? ((target.dataset["state"] as State | undefined) ?? null) : null;
@@ -226,8 +236,7 @@ export function createRoutes(handlers: RoutesHandlers, tooltip: Tooltip) {
 			const byElement = new Map<Element, Row>(Array.from(rows.values(), (row) => [row.root, row]));
 			return Array.from(body.children).flatMap((element) => byElement.get(element) ?? []);
 		},
-		reveal() {
-			body.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
-		},
+		/** Scrolls the table, never the page, until the chosen row is in sight. */
+		reveal,
 	};
 }
