@@ -18,7 +18,7 @@ static int collect(void *context, const struct store_window *w)
 	uint64_t *seen = context; /* [0]: how many, [1]: set of numbers, [2]: highest order */
 
 	seen[0]++;
-	seen[1] |= 1ull << w->seq;
+	seen[1] |= w->seq < 64 ? 1ull << w->seq : 0;
 	if (w->order > seen[2])
 		seen[2] = w->order;
 	return 0;
