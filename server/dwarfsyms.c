@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <gelf.h>
 #include <limits.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,14 @@ struct dwarfsyms {
 	struct unit *indexed; /* units whose functions are known, sorted by entry */
 	size_t indexed_count, indexed_capacity;
 };
+
+/* Where to go when libdw has no memory: it would end the process otherwise. Set while we are inside libdw. */
+static _Thread_local jmp_buf *way_out;
+
+__attribute__((noreturn)) static void out_of_memory(void)
+{
+	longjmp(*way_out, 1);
+}
 
 static uint64_t cpu_ns(void)
 {
@@ -228,6 +237,7 @@ static int open_supplement(struct dwarfsyms *d, const char *path)
 	d->supplement = dwarf_begin_elf(d->supplement_file.elf, DWARF_C_READ, NULL);
 	if (!d->supplement || !strings_end(&d->supplement_file))
 		return -EINVAL;
+	dwarf_new_oom_handler(d->supplement, out_of_memory);
 	dwarf_setalt(d->dwarf, d->supplement);
 	return 0;
 }
@@ -259,11 +269,32 @@ static int read_units(struct dwarfsyms *d)
 	return 0;
 }
 
+static int read_file(struct dwarfsyms *d, const struct elfsyms_file *file)
+{
+	jmp_buf here;
+	int err;
+
+	d->dwarf = dwarf_begin_elf(file->elf, DWARF_C_READ, NULL);
+	if (!d->dwarf || !strings_end(file))
+		return -EINVAL;
+	dwarf_new_oom_handler(d->dwarf, out_of_memory);
+	way_out = &here;
+	if (setjmp(here)) {
+		err = -ENOMEM;
+	} else {
+		err = open_supplement(d, file->path);
+		if (!err)
+			err = read_units(d);
+	}
+	way_out = NULL;
+	return err;
+}
+
 int dwarfsyms_open(struct dwarfsyms **out, const struct elfsyms_file *file)
 {
 	uint64_t bytes = file->elf ? debug_bytes(file) : 0;
 	struct dwarfsyms *d;
-	int err = -ENOMEM;
+	int err;
 
 	*out = NULL;
 	if (bytes == 0)
@@ -276,10 +307,7 @@ int dwarfsyms_open(struct dwarfsyms **out, const struct elfsyms_file *file)
 	d->supplement_file.fd = -1;
 	d->bytes = bytes;
 	d->deadline_ns = cpu_ns() + DWARFSYMS_OPEN_MAX_NS;
-	d->dwarf = dwarf_begin_elf(file->elf, DWARF_C_READ, NULL);
-	err = d->dwarf && strings_end(file) ? open_supplement(d, file->path) : -EINVAL;
-	if (!err)
-		err = read_units(d);
+	err = read_file(d, file);
 	if (err)
 		dwarfsyms_close(d);
 	else
@@ -357,26 +385,19 @@ static bool walk_on(struct walk *walk, bool down)
 
 static int read_functions(struct dwarfsyms *d, Dwarf_Die *unit, struct ranges *functions)
 {
-	struct walk *walk = malloc(sizeof(*walk)); /* 4 KiB */
+	struct walk walk = { .stack[0] = *unit, .budget = DWARFSYMS_ENTRIES_MAX, .d = d };
 	bool down = true;
 	int err = 0;
 
-	if (!walk)
-		return -ENOMEM;
-	walk->stack[0] = *unit;
-	walk->depth = 0;
-	walk->budget = DWARFSYMS_ENTRIES_MAX;
-	walk->d = d;
-	while (!err && walk_on(walk, down)) {
-		Dwarf_Die *die = &walk->stack[walk->depth];
+	while (!err && walk_on(&walk, down)) {
+		Dwarf_Die *die = &walk.stack[walk.depth];
 		int tag = dwarf_tag(die);
 
 		down = may_hold_functions(tag);
 		if (tag == DW_TAG_subprogram)
 			err = ranges_add_die(d, functions, die);
 	}
-	d->refused += walk->budget == 0;
-	free(walk);
+	d->refused += walk.budget == 0;
 	ranges_sort(functions);
 	return err;
 }
@@ -423,17 +444,11 @@ static const struct ranges *functions_of(struct dwarfsyms *d, Dwarf_Off entry, D
 static size_t inlined_calls(struct dwarfsyms *d, Dwarf_Die *function, uint64_t address,
 			    Dwarf_Die *chain, size_t count, size_t max)
 {
-	struct walk *walk = malloc(sizeof(*walk));
+	struct walk walk = { .stack[0] = *function, .budget = DWARFSYMS_ENTRIES_MAX, .d = d };
 	bool down = true;
 
-	if (!walk)
-		return count;
-	walk->stack[0] = *function;
-	walk->depth = 0;
-	walk->budget = DWARFSYMS_ENTRIES_MAX;
-	walk->d = d;
-	while (count < max && walk_on(walk, down)) {
-		Dwarf_Die *die = &walk->stack[walk->depth];
+	while (count < max && walk_on(&walk, down)) {
+		Dwarf_Die *die = &walk.stack[walk.depth];
 		int tag = dwarf_tag(die), inside;
 
 		down = false;
@@ -442,8 +457,8 @@ static size_t inlined_calls(struct dwarfsyms *d, Dwarf_Die *function, uint64_t a
 		inside = dwarf_haspc(die, address);
 		if (tag == DW_TAG_inlined_subroutine && inside > 0) {
 			chain[count++] = *die;
-			walk->stack[0] = *die; /* nothing beside it can hold the address */
-			walk->depth = 0;
+			walk.stack[0] = *die; /* nothing beside it can hold the address */
+			walk.depth = 0;
 			down = true;
 		} else {
 			/* Blocks without addresses of their own occur. */
@@ -452,8 +467,7 @@ static size_t inlined_calls(struct dwarfsyms *d, Dwarf_Die *function, uint64_t a
 					       !dwarf_hasattr(die, DW_AT_low_pc)));
 		}
 	}
-	d->refused += walk->budget == 0 || count == max;
-	free(walk);
+	d->refused += walk.budget == 0 || count == max;
 	return count;
 }
 
@@ -504,8 +518,8 @@ static void line_place(Dwarf_Die *unit, uint64_t address, struct dwarfsyms_frame
 		frame->line = (uint32_t)number;
 }
 
-size_t dwarfsyms_find(struct dwarfsyms *d, uint64_t address, struct dwarfsyms_frame *frames,
-		      size_t max)
+static size_t find(struct dwarfsyms *d, uint64_t address, struct dwarfsyms_frame *frames,
+		   size_t max)
 {
 	const struct range *unit_range = ranges_find(&d->units, address), *function_range = NULL;
 	Dwarf_Die unit,
@@ -513,8 +527,7 @@ size_t dwarfsyms_find(struct dwarfsyms *d, uint64_t address, struct dwarfsyms_fr
 	const struct ranges *functions;
 	size_t count = 0;
 
-	d->deadline_ns = cpu_ns() + DWARFSYMS_FIND_MAX_NS;
-	if (d->broken || !unit_range || !dwarf_offdie(d->dwarf, unit_range->entry, &unit))
+	if (!unit_range || !dwarf_offdie(d->dwarf, unit_range->entry, &unit))
 		return 0;
 	functions = functions_of(d, unit_range->entry, &unit);
 	if (functions)
@@ -535,5 +548,26 @@ size_t dwarfsyms_find(struct dwarfsyms *d, uint64_t address, struct dwarfsyms_fr
 	line_place(&unit, address, &frames[0]);
 	if (count == 0 && frames[0].file)
 		count = 1;
+	return count;
+}
+
+size_t dwarfsyms_find(struct dwarfsyms *d, uint64_t address, struct dwarfsyms_frame *frames,
+		      size_t max)
+{
+	size_t count = 0;
+	jmp_buf here;
+
+	if (d->broken)
+		return 0;
+	d->deadline_ns = cpu_ns() + DWARFSYMS_FIND_MAX_NS;
+	way_out = &here;
+	if (setjmp(here)) {
+		d->broken = true; /* what libdw left half done is not to be touched again */
+		d->refused++;
+		way_out = NULL;
+		return 0;
+	}
+	count = find(d, address, frames, max);
+	way_out = NULL;
 	return count;
 }
