@@ -29,7 +29,7 @@ export async function open(browser, url, options = {}) {
 	page.on("console", (message) => {
 		if (message.type() === "error" && !/Failed to load resource|net::ERR/.test(message.text())) errors.push(`console: ${message.text()}`);
 	});
-	page.setDefaultTimeout(8000);
+	page.setDefaultTimeout(20000);
 	await page.goto(url);
 	return { page, errors, context };
 }

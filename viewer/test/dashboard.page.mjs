@@ -22,7 +22,7 @@ const plain = (text) => text.replace(/\u202f/g, " ");
 const GRAPH = ".flame-scroll canvas";
 const graphDrawn = (page) => page.waitForFunction(() => Number(document.querySelector(".flame-scroll canvas")?.dataset.boxes) > 3);
 const asked = (path, from = 0) => fixture.asked.slice(from).filter((url) => url.startsWith(`/api/v1/${path}?`)).map((url) => new URLSearchParams(url.split("?")[1]));
-const until = async (what, check, ms = 6000) => {
+const until = async (what, check, ms = 15000) => {
 	const end = Date.now() + ms;
 	while (!(await check())) {
 		if (Date.now() > end) assert.fail(`${what}: not within ${ms} ms`);
@@ -289,7 +289,7 @@ test("live_ticks_change_the_table_and_pause_stops_them", () =>
 		const one = await table();
 		await until("a tick shows", async () => (await table()) !== one);
 		assert.equal(await page.textContent("#connection"), "live");
-		await until("details asked for again", () => asked("flame").length > 1, 8000);
+		await until("details asked for again", () => asked("flame").length > 1);
 		await page.click("#pause");
 		await until("paused", async () => /^paused at/.test(await page.textContent("#connection")));
 		await page.waitForTimeout(400);
@@ -300,7 +300,7 @@ test("live_ticks_change_the_table_and_pause_stops_them", () =>
 		assert.deepEqual(fixture.asked.slice(mark), [], "asks while paused");
 		await choose(page, "GET /lock");
 		const frozen = asked("flame", mark).at(-1);
-		assert.ok(Number(frozen.get("to")) - Number(frozen.get("from")) === 300, "a paused question is absolute");
+		assert.ok(Math.abs(Number(frozen.get("to")) - Number(frozen.get("from")) - 300) < 0.001, "a paused question is absolute");
 		await page.click("#pause");
 		await until("live again", async () => (await page.textContent("#connection")) === "live");
 	}));
@@ -380,12 +380,12 @@ test("collector_that_dies_is_said_and_come_back_to", async () => {
 	await graphDrawn(page);
 	await until("live", async () => (await page.textContent("#connection")) === "live");
 	await mortal.close();
-	await until("said in the header", async () => /not answering – retrying in \d s/.test(await page.textContent("#connection")));
+	await until("said in the header", async () => /not answering – (retrying in \d s|trying again)/.test(await page.textContent("#connection")));
 	assert.match(await page.textContent(".banner"), /The collector is not answering – .*sonde serve/);
 	assert.ok((await page.locator("table.routes:not(.functions) tbody tr").count()) > 3, "the last data stays");
 	await shot(page, "down");
 	const again = await startFixture({ port: mortal.port });
-	await until("live again", async () => (await page.textContent("#connection")) === "live", 12000);
+	await until("live again", async () => (await page.textContent("#connection")) === "live");
 	await page.waitForSelector(".banner", { state: "hidden" });
 	await context.close();
 	await again.close();

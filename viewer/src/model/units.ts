@@ -3,7 +3,7 @@
 
 const NARROW = "\u202f";
 
-/** Three significant digits without an exponent: 1.23, 12.3, 123, 1234 stays 1230 only above the largest unit. */
+/** Three significant digits without an exponent: 1.23, 12.3, 123. */
 function three(value: number): string {
 	const size = Math.abs(value);
 	if (size >= 99.95) return String(Math.round(value));

@@ -186,7 +186,7 @@ export function createHeader(handlers: HeaderHandlers) {
 			show(pause, connection !== "report");
 			setText(pause, sel.at ? "▶ Live" : "❚❚ Pause");
 			setAttr(pause, "aria-pressed", String(sel.at > 0));
-			setText(state, connection === "down" ? `not answering – retrying in ${props.retry} s` : connection === "paused" ? `paused at ${clock(sel.at)}` : WORD[connection]);
+			setText(state, connection === "down" ? `not answering – ${props.retry ? `retrying in ${props.retry} s` : "trying again"}` : connection === "paused" ? `paused at ${clock(sel.at)}` : WORD[connection]);
 			dot.className = `dot ${connection}`;
 			setAttr(dot, "title", props.fresh ? `newest data ${clock(props.fresh)}` : null);
 			show(dot.parentElement as HTMLElement, connection !== "report");
