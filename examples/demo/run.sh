@@ -85,8 +85,9 @@ table() {
 	"$B/sonde" top --http "$http" --once --plain "$@"
 }
 
-http=127.0.0.1:$(free_port 7070)
-agents=tcp:127.0.0.1:$(free_port 7071)
+http_port=$(free_port 7070)
+http=127.0.0.1:$http_port
+agents=tcp:127.0.0.1:$(free_port $((http_port + 1)))
 demo=http://127.0.0.1:$(free_port 8080)
 
 start "$B/sonde" serve --http "$http" --listen "$agents" --data "$scratch/data"
@@ -119,7 +120,8 @@ while [ -z "$stopping" ] && { [ "$DEMO_SECONDS" = 0 ] || [ $SECONDS -lt $end ]; 
 	fi
 	[ ! -t 1 ] || [ $lines = 0 ] || printf '\033[%dA\033[J' $lines
 	printf '%s\n\n' "$text"
-	lines=$(($(wc -l <<<"$text") + 1))
+	mapfile -t rows <<<"$text" # no process here that Ctrl-C could hit
+	lines=$((${#rows[@]} + 1))
 done
 trap '' INT TERM
 

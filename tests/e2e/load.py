@@ -84,6 +84,9 @@ class Connection:
             self.fail(f"recv: {error}")
             return
         received_ns = time.monotonic_ns()
+        if not data and self.path is None:     # an idle connection may be closed at any time
+            self.close()
+            return
         if not data:
             self.fail(f"closed after {len(self.received)} bytes")
             return
@@ -103,7 +106,8 @@ class Connection:
             return
         self.load.result.sent[self.path] += 1
         self.load.result.received_ns[self.sent_ns] = received_ns
-        if self.client.fresh or fields.get("connection", "").lower() == "close":
+        stays = fields.get("connection", "keep-alive" if lines[0].startswith("HTTP/1.1") else "close").lower()
+        if self.client.fresh or stays == "close":
             self.close()
         self.path = None
         self.schedule(self.load.random.uniform(*self.client.pause))

@@ -29,9 +29,9 @@ def kill(collector):
     collector.process.wait()
 
 
-def instance(collector):
+def instance(collector, demo):
     """The demo's own entry: its peer is a process of the service, too."""
-    return next(p for p in collector.get("processes")["processes"] if "--listen" in p["command"] and p["threads"] > 5)
+    return next((p for p in collector.get("processes")["processes"] if p["pid"] == demo.pid), {"state": "unknown"})
 
 
 def counts(collector):
@@ -54,13 +54,13 @@ def killed_and_started_again_nothing_is_lost_or_doubled():
         (8.0, lambda: kill(collector)), (8.2, collector.start),       # in the middle of a conversation
         (9.1, lambda: kill(collector)), (10.0, collector.start)])
     assert not result.failures, result.failures[:5]
-    tap.wait_for(lambda: instance(collector)["state"] == "live", "the agent to be back", 20)
+    tap.wait_for(lambda: instance(collector, demo)["state"] == "live", "the agent to be back", 20)
     assert tap.stop(demo) == 0, demo.output()
     want = expected(result)
     tap.wait_for(lambda: sum(counts(collector).values()) >= sum(want.values()), "every request")
     time.sleep(1)
     assert counts(collector) == want
-    process = instance(collector)
+    process = instance(collector, demo)
     assert process["lost_windows"] == 0 and process["state"] == "ended", process
     assert not re.search(r"sonde|agent", demo.output().replace("sonde-demo", "")), demo.output()
 
@@ -78,7 +78,7 @@ def a_collector_that_comes_late_hears_everything():
     result = load.run(port, steady(4))
     assert not result.failures, result.failures[:5]
     collector.start()
-    tap.wait_for(lambda: instance(collector)["state"] == "live", "the agent to find it", 20)
+    tap.wait_for(lambda: instance(collector, demo)["state"] == "live", "the agent to find it", 20)
     assert tap.stop(demo) == 0, demo.output()
     want = expected(result)
     tap.wait_for(lambda: sum(counts(collector).values()) >= sum(want.values()), "every request")
@@ -92,10 +92,10 @@ def away_too_long_the_lost_windows_are_counted():
     demo, port, log = start_demo(collector, SONDE_SPOOL_KIB="64", SONDE_WINDOW_MS="100")
     result = load.run(port, steady(18), during=[(3.0, lambda: kill(collector)), (15.0, collector.start)])
     assert not result.failures, result.failures[:5]
-    tap.wait_for(lambda: instance(collector)["state"] == "live", "the agent to be back", 20)
+    tap.wait_for(lambda: instance(collector, demo)["state"] == "live", "the agent to be back", 20)
     assert tap.stop(demo) == 0, demo.output()
-    tap.wait_for(lambda: instance(collector)["state"] == "ended", "the last window")
-    process, want, got = instance(collector), expected(result), counts(collector)
+    tap.wait_for(lambda: instance(collector, demo)["state"] == "ended", "the last window")
+    process, want, got = instance(collector, demo), expected(result), counts(collector)
     print(f"# sent {sum(want.values())}, stored {sum(got.values())}, lost windows {process['lost_windows']}")
     assert process["lost_windows"] > 0, process
     assert all(got[route] <= want[route] for route in got), (got, want)
