@@ -279,7 +279,8 @@ static enum MHD_Result handle(void *context, struct MHD_Connection *connection, 
 	return answer(context, connection, path, method);
 }
 
-static void log_daemon(void *context, const char *format, va_list args)
+__attribute__((format(printf, 2, 0))) static void log_daemon(void *context, const char *format,
+							     va_list args)
 {
 	char line[256];
 

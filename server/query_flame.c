@@ -458,8 +458,8 @@ static int64_t stack_node(struct flame_query *q, struct flame *flame, uint32_t i
 		return marker(flame, 0, "[more]");
 	if (at != none && q->stacks[at].node_of == q->tree)
 		node = q->stacks[at].node;
-	while (depth-- > 0 && node >= 0) {
-		struct stack *s = &q->stacks[chain[depth]];
+	for (; depth > 0 && node >= 0; depth--) {
+		struct stack *s = &q->stacks[chain[depth - 1]];
 
 		node = frame(q, flame, node, s);
 		s->node = (uint32_t)node;
