@@ -279,7 +279,7 @@ UNWIND_RAW static bool signal_apply(const struct view *v, struct frame *f, uintp
 	return true;
 }
 
-/* Why a step failed that wanted the frame at @cfa. */
+/* Why a walk ended that wanted the frame at @cfa. */
 static enum unwind_end end_of(const struct view *v, const struct unwind_stack *s, uintptr_t sp,
 			      uintptr_t cfa)
 {
@@ -287,6 +287,43 @@ static enum unwind_end end_of(const struct view *v, const struct unwind_stack *s
 		return UNWIND_FOREIGN_STACK;
 	return v->cut && cfa > sp && cfa - v->low > v->words * 8 ? UNWIND_TRUNCATED
 								 : UNWIND_NO_RULE;
+}
+
+enum rare {
+	RARE_CFA,    /* *cfa is the frame's address, frame->fp the caller's */
+	RARE_CALLER, /* *frame and *pc are the caller's already */
+	RARE_END,
+};
+
+/* One frame whose rule is not the plain one. */
+UNWIND_RAW static __attribute__((noinline)) enum rare
+rare_apply(const struct unwind_span *span, uint32_t rule, const struct view *v, struct frame *f,
+	   uintptr_t *pc, uintptr_t *cfa, enum unwind_end *end)
+{
+	uint32_t arg = rule >> UNWIND_ARG_SHIFT;
+	uintptr_t fp = f->fp;
+
+	*end = UNWIND_NO_RULE;
+	switch (rule & UNWIND_KIND_MASK) {
+	case UNWIND_PLT:
+		*cfa = f->sp + 8 + ((*pc & 15) >= arg ? 8 : 0);
+		return RARE_CFA;
+	case UNWIND_WIDE:
+		if (!wide_apply(&span->wide[arg], v, f, cfa, &fp))
+			return RARE_END;
+		f->fp = fp;
+		return RARE_CFA;
+	case UNWIND_SIGNAL:
+		if (signal_apply(v, f, pc))
+			return RARE_CALLER;
+		*end = v->cut ? UNWIND_TRUNCATED : UNWIND_FOREIGN_STACK;
+		return RARE_END;
+	case UNWIND_ROOT:
+		*end = UNWIND_COMPLETE;
+		return RARE_END;
+	default:
+		return RARE_END;
+	}
 }
 
 UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct unwind_regs *regs,
@@ -302,51 +339,43 @@ UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct u
 	pcs[0] = pc;
 	if (!view_init(&v, stack, f.sp, end))
 		return n;
-	for (;;) {
-		uintptr_t cfa, ra, fp = f.fp;
+	for (;; pcs[n++] = pc) {
+		uintptr_t cfa, ra, saved;
 		uint32_t rule;
 
 		/* most callers are in the module of their callee */
 		if (!span || !span_has(span, pc))
 			span = table ? span_find(table, pc) : NULL;
 		rule = span ? span_rule(span, pc) : UNWIND_NONE;
-		cfa = (uintptr_t)(rule >> UNWIND_CFA_SHIFT & UNWIND_CFA_WORDS) * 8;
-		switch (rule & UNWIND_KIND_MASK) {
-		case UNWIND_SP:
-			cfa += f.sp;
-			break;
-		case UNWIND_FP:
-			cfa += f.fp;
-			break;
-		case UNWIND_PLT:
-			cfa = f.sp + 8 + ((pc & 15) >= rule >> UNWIND_ARG_SHIFT ? 8 : 0);
-			rule = 0;
-			break;
-		case UNWIND_WIDE:
-			if (!wide_apply(&span->wide[rule >> UNWIND_ARG_SHIFT], &v, &f, &cfa, &fp))
-				goto no_rule;
-			rule = 0;
-			break;
-		case UNWIND_SIGNAL:
-			cfa = f.sp;
-			if (!signal_apply(&v, &f, &pc)) {
-				*end = v.cut ? UNWIND_TRUNCATED : UNWIND_FOREIGN_STACK;
+		if (__builtin_expect((rule & UNWIND_KIND_MASK) <= UNWIND_FP, 1)) {
+			cfa = ((rule & UNWIND_KIND_MASK) == UNWIND_SP ? f.sp : f.fp) +
+			      (uintptr_t)(rule >> UNWIND_CFA_SHIFT & UNWIND_CFA_WORDS) * 8;
+			saved = (uintptr_t)(rule >> UNWIND_FP_SHIFT) * 8;
+			if (saved && !view_load(&v, cfa - saved, &f.fp))
+				goto out_of_stack;
+		} else {
+			/* a copy, so that the plain rules keep theirs in registers */
+			struct frame rare = f;
+			uintptr_t rare_pc = pc, rare_cfa = 0;
+			enum rare how = rare_apply(span, rule, &v, &rare, &rare_pc, &rare_cfa, end);
+
+			if (how == RARE_END)
 				return n;
+			f.fp = rare.fp;
+			cfa = rare_cfa;
+			if (how == RARE_CALLER) {
+				f = rare;
+				pc = rare_pc;
+				goto caller;
 			}
-			goto caller;
-		case UNWIND_ROOT:
-			*end = UNWIND_COMPLETE;
-			return n;
-		default:
-			goto no_rule;
 		}
-		if (cfa <= f.sp || !view_load(&v, cfa - 8, &ra) ||
-		    (rule >> UNWIND_FP_SHIFT &&
-		     !view_load(&v, cfa - (uintptr_t)(rule >> UNWIND_FP_SHIFT) * 8, &fp))) {
+		if (cfa <= f.sp || !view_load(&v, cfa - 8, &ra)) {
+		out_of_stack:
 			*end = end_of(&v, stack, f.sp, cfa);
 			return n;
 		}
-		f = (struct frame){ cfa, fp, NULL };
+		f.sp = cfa;
+		f.all = NULL;
 		if (!ra) {
 			*end = UNWIND_COMPLETE;
 			return n;
@@ -357,11 +386,7 @@ UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct u
 			*end = UNWIND_TRUNCATED;
 			return n;
 		}
-		pcs[n++] = pc;
 	}
-no_rule:
-	*end = UNWIND_NO_RULE;
-	return n;
 }
 
 #else /* no other machine yet: every stack is its leaf */

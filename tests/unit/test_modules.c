@@ -343,17 +343,19 @@ static void the_oldest_unmapped_modules_are_forgotten(void **state)
 static void more_objects_than_the_cap_are_refused_and_counted(void **state)
 {
 	const unsigned copies = MAPS_OBJECTS_MAX + 50;
+	uint64_t before = modules_stats(modules)
+				  ->refused; /* a sanitizer's own mappings may go beyond a cap */
 	int fd = tiny_object();
 	char *area = map_tiny(fd, copies);
 
 	(void)state;
 	assert_int_equal(modules_refresh(modules), 1);
-	assert_in_range(modules_stats(modules)->refused, 50, 50 + 64);
+	assert_in_range(modules_stats(modules)->refused, 50, 50 + 64 + before);
 	assert_int_equal(modules_stats(modules)->mapped, MAPS_OBJECTS_MAX);
 	munmap(area, (size_t)copies * 8192);
 	close(fd);
 	assert_int_equal(modules_refresh(modules), 1);
-	assert_int_equal(modules_stats(modules)->refused, 0);
+	assert_int_equal(modules_stats(modules)->refused, before);
 }
 
 static void code_that_is_no_object_is_unreadable(void **state)
