@@ -97,8 +97,8 @@ start "$B/sonde" run --service demo --collector "$agents" -- "$B/sonde-demo" --l
 pids+=($!)
 until_ready sonde $! "$demo/"
 
-load 2 20 /fast /fast /fast /file /error
-load 1 12 /fib/25 /fib/27 /fib/30
+load 2 40 /fast /fast /fast /file /error
+load 2 20 /fib/27 /fib/30 /fib/32
 load 3 10 /sleep/20 /io /fibo_sleep/28
 load 2 15 /lock
 load 1 10 /hog
