@@ -27,6 +27,8 @@ import { applyTheme, onSystemTheme } from "./theme.js";
 
 // Route, histogram and graph are asked for again this often at most; a graph that is dear to fetch, seldomer still.
 const REFRESH_MS = 2000;
+// With fewer samples the shape of a graph is chance to a good part; its sums are still exact.
+const FEW_SAMPLES = 30;
 
 /** An answer of /flame as the page keeps it: without the columns, which are as large as the tree again. */
 interface Flame {
@@ -450,7 +452,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		const ns = total(tree, weight, 0);
 		const words = [sel.route === "" ? `${time(ns)} in total` : requests > 0 ? `${time(ns / requests)} per request` : time(ns)];
 		if (sel.route !== "") words.push(plural(requests, "request"));
-		words.push(plural(flame.value.samples, "sample"));
+		words.push(plural(flame.value.samples, "sample") + (flame.value.samples > 0 && flame.value.samples < FEW_SAMPLES ? ": a rough picture" : ""));
 		return words.join(" · ");
 	}
 

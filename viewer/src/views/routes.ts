@@ -225,6 +225,7 @@ export function createRoutes(handlers: RoutesHandlers, tooltip: Tooltip) {
 			if (!hold) order.forEach((element, i) => {
 				if (body.children[i] !== element) body.insertBefore(element, body.children[i] ?? null);
 			});
+			root.style.setProperty("--rows", String(order.length));
 			const requests = data.routes.reduce((sum, route) => sum + route.count, 0);
 			setText(counted, `${sel.filter ? `${count(hits.length)} of ` : ""}${plural(data.routes.length, "route")}, ${plural(requests, "request")}`);
 			show(more, hits.length > shown.length || hits.length === 0);
