@@ -247,6 +247,8 @@ struct state {
 };
 
 struct cie {
+	bool known; /* else the rest means nothing */
+	uintptr_t address;
 	uint64_t code_align;
 	int64_t data_align;
 	uint8_t encoding;
@@ -781,21 +783,22 @@ static bool cie_read(const struct ehframe_bytes *frames, uintptr_t address, uint
 	if (!run_program(&run, c))
 		return false;
 	cie->initial = run.state;
+	cie->address = address;
+	cie->known = true;
 	return true;
 }
 
 /* One function's description. */
 struct fde {
 	uintptr_t start, end;
-	uintptr_t cie;
 	struct cursor program;
 };
 
-/* Fills @fde, and @cie with the CIE it names, unless *cie_at says that it is there already. -ENOENT: not an FDE. */
+/* Fills @fde, and @cie with the CIE it names, unless it is there already. -ENOENT: not an FDE. */
 static int fde_read(const struct ehframe_bytes *frames, uintptr_t address, uintptr_t data_base,
-		    struct cie *cie, uintptr_t *cie_at, struct fde *fde, uintptr_t *next)
+		    struct cie *cie, struct fde *fde, uintptr_t *next)
 {
-	uintptr_t id_address;
+	uintptr_t id_address, cie_address;
 	struct cursor c;
 	uint64_t back;
 	int err = entry_open(frames, address, &c, &id_address);
@@ -807,13 +810,10 @@ static int fde_read(const struct ehframe_bytes *frames, uintptr_t address, uintp
 	back = cursor_fixed(&c, 4);
 	if (!back && !c.bad)
 		return -ENOENT;
-	fde->cie = id_address - (uintptr_t)back;
-	if (*cie_at != fde->cie) {
-		*cie_at = 0;
-		if (!cie_read(frames, fde->cie, data_base, cie))
-			return -EINVAL;
-		*cie_at = fde->cie;
-	}
+	cie_address = id_address - (uintptr_t)back;
+	if ((!cie->known || cie->address != cie_address) &&
+	    !cie_read(frames, cie_address, data_base, cie))
+		return -EINVAL;
 	fde->start = cursor_pointer(&c, cie->encoding, data_base);
 	fde->end = fde->start + cursor_pointer(&c, cie->encoding & PE_FORM, 0);
 	if (cie->has_augmentation)
@@ -925,13 +925,13 @@ static int list_from_table(struct list *l, struct header *h, uintptr_t data_base
 static int list_from_order(struct list *l, const struct ehframe_bytes *frames, uintptr_t data_base,
 			   struct ehframe_counts *counts)
 {
-	uintptr_t at = frames->address, next, cie_at = 0;
-	struct cie cie;
+	uintptr_t at = frames->address, next;
+	struct cie cie = { 0 };
 	struct fde fde;
 	int err = 0;
 
 	for (; at; at = next) {
-		err = fde_read(frames, at, data_base, &cie, &cie_at, &fde, &next);
+		err = fde_read(frames, at, data_base, &cie, &fde, &next);
 		if (!err && l->n == EHFRAME_FDES_MAX)
 			counts->refused++;
 		else if (!err && list_add(l, fde.start, at))
@@ -970,8 +970,8 @@ static void digest_list(struct builder *b, const struct list *l, const struct eh
 			uintptr_t data_base)
 {
 	struct ehframe_counts *counts = &b->rows->counts;
-	uintptr_t known = b->low, cie_at = 0, next;
-	struct cie cie;
+	uintptr_t known = b->low, next;
+	struct cie cie = { 0 };
 	struct fde fde;
 
 	row_add(b, 0, UNWIND_NONE);
@@ -982,7 +982,7 @@ static void digest_list(struct builder *b, const struct list *l, const struct eh
 			counts->refused += l->n - i;
 			break;
 		}
-		if (fde_read(frames, l->item[i].fde, data_base, &cie, &cie_at, &fde, &next) ||
+		if (fde_read(frames, l->item[i].fde, data_base, &cie, &fde, &next) ||
 		    fde.start < known || fde.end > b->high) {
 			counts->malformed++;
 			continue;

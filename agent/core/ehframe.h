@@ -10,7 +10,7 @@
 
 #include "agent/sig/unwind.h"
 
-#define EHFRAME_ROWS_MAX  (4u << 20) /* of one module: 32 MiB, 200 MiB of code or so */
+#define EHFRAME_ROWS_MAX  (4u << 20) /* of one module: 32 MiB, 400 MiB of code or so */
 #define EHFRAME_WIDE_MAX  (1u << 16) /* different wide rules of one module */
 #define EHFRAME_FDES_MAX  (2u << 20) /* functions of one module */
 #define EHFRAME_BYTES_MAX (128u << 20)

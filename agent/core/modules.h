@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define MODULES_MAX           4096 /* remembered, mapped or not; then the one unmapped longest is forgotten */
-#define MODULES_ROW_BYTES_MAX (96u << 20) /* of unwind rows: 1.2 GiB of code or so */
+#define MODULES_ROW_BYTES_MAX (96u << 20) /* of unwind rows: 0.7 GiB of code or so */
 #define MODULES_PATH_MAX      256
 #define MODULES_BUILD_ID_MAX  32
 

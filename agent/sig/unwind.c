@@ -41,27 +41,27 @@ static struct {
 		unsigned drained; /* bit per reader counter seen at zero since it was taken down */
 	} retired[UNWIND_RETIRED_MAX];
 	unsigned n_retired;
-} shared;
+} handover;
 
 unsigned unwind_reclaim(void)
 {
 	unsigned kept = 0, zero = 0;
 
-	if (!shared.n_retired)
+	if (!handover.n_retired)
 		return 0;
 	for (unsigned i = 0; i < 2; i++)
-		if (!atomic_load_explicit(&shared.reader[i].walks, memory_order_seq_cst))
+		if (!atomic_load_explicit(&handover.reader[i].walks, memory_order_seq_cst))
 			zero |= 1u << i;
-	for (unsigned i = 0; i < shared.n_retired; i++) {
-		shared.retired[i].drained |= zero;
-		if (shared.retired[i].drained == 3)
-			shared.retired[i].table->release(shared.retired[i].table);
+	for (unsigned i = 0; i < handover.n_retired; i++) {
+		handover.retired[i].drained |= zero;
+		if (handover.retired[i].drained == 3)
+			handover.retired[i].table->release(handover.retired[i].table);
 		else
-			shared.retired[kept++] = shared.retired[i];
+			handover.retired[kept++] = handover.retired[i];
 	}
-	shared.n_retired = kept;
+	handover.n_retired = kept;
 	if (kept)
-		atomic_fetch_add_explicit(&shared.epoch, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&handover.epoch, 1, memory_order_relaxed);
 	return kept;
 }
 
@@ -71,10 +71,10 @@ int unwind_publish(struct unwind_table *table)
 
 	if (unwind_reclaim() == UNWIND_RETIRED_MAX)
 		return -EBUSY;
-	old = atomic_exchange_explicit(&shared.table, table, memory_order_seq_cst);
+	old = atomic_exchange_explicit(&handover.table, table, memory_order_seq_cst);
 	if (old) {
-		shared.retired[shared.n_retired].table = old;
-		shared.retired[shared.n_retired++].drained = 0;
+		handover.retired[handover.n_retired].table = old;
+		handover.retired[handover.n_retired++].drained = 0;
 		unwind_reclaim();
 	}
 	return 0;
@@ -83,7 +83,7 @@ int unwind_publish(struct unwind_table *table)
 void unwind_after_fork(void)
 {
 	for (unsigned i = 0; i < 2; i++)
-		atomic_store_explicit(&shared.reader[i].walks, 0, memory_order_relaxed);
+		atomic_store_explicit(&handover.reader[i].walks, 0, memory_order_relaxed);
 }
 
 #if defined(__x86_64__)
@@ -393,8 +393,15 @@ UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct u
 
 void unwind_regs_from(struct unwind_regs *regs, const void *context)
 {
+#  if defined(__aarch64__)
+	const ucontext_t *uc = context;
+
+	*regs = (struct unwind_regs){ uc->uc_mcontext.pc, uc->uc_mcontext.sp,
+				      uc->uc_mcontext.regs[29], NULL };
+#  else
 	(void)context;
 	*regs = (struct unwind_regs){ 0, 0, 0, NULL };
+#  endif
 }
 
 static unsigned walk(const struct unwind_table *table, const struct unwind_regs *regs,
@@ -419,9 +426,10 @@ unsigned unwind_walk(const struct unwind_regs *regs, const struct unwind_stack *
 	*end = UNWIND_TRUNCATED;
 	if (!max)
 		return 0;
-	walks = &shared.reader[atomic_load_explicit(&shared.epoch, memory_order_relaxed) & 1].walks;
+	walks = &handover.reader[atomic_load_explicit(&handover.epoch, memory_order_relaxed) & 1]
+			 .walks;
 	atomic_fetch_add_explicit(walks, 1, memory_order_seq_cst);
-	table = atomic_load_explicit(&shared.table, memory_order_seq_cst);
+	table = atomic_load_explicit(&handover.table, memory_order_seq_cst);
 	n = walk(table, regs, stack, pcs, max, end);
 	/* pairs with the load in unwind_reclaim(): the walk's reads come before the table's end */
 	atomic_fetch_sub_explicit(walks, 1, memory_order_release);

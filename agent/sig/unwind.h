@@ -75,7 +75,8 @@ struct unwind_wide {
 	uint8_t fp_reg;
 };
 
-#define UNWIND_PAGE_SHIFT 6 /* 64 bytes of code: a row or two to search; 256 took 14.5 ns a frame, this 12 */
+#define UNWIND_PAGE_SHIFT                                                                          \
+  6 /* 64 bytes of code: a row or two to search; 256 took 14.5 ns a frame, this 12 */
 
 /*
  * The kernel's signal frame, seen by the return from the handler: sp points at a ucontext_t, which keeps the interrupted
