@@ -154,6 +154,7 @@ struct store {
 	/* writer thread */
 	sqlite3 *db;
 	sqlite3_stmt *statements[W_COUNT];
+	bool dropped; /* and said so */
 
 	_Atomic bool cancelled; /* relaxed: readers look once per window */
 
@@ -752,12 +753,15 @@ int store_retain(struct store *store)
 		err = forget_empty(store);
 	if (!err)
 		err = store_commit(store);
-	if (err)
+	if (err) {
 		store_rollback(store);
-	else
-		log_limited("the store holds %llu MiB, more than --max-bytes: dropped the oldest "
-			    "windows",
-			    (unsigned long long)(used >> 20));
+	} else if (!store->dropped) {
+		store->dropped = true;
+		log_line("the store in %s has grown to --max-bytes (%llu MiB): from now on the "
+			 "oldest "
+			 "windows go",
+			 store->dir, (unsigned long long)(store->max_bytes >> 20));
+	}
 	return err;
 }
 
