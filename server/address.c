@@ -122,7 +122,8 @@ char *address_default_unix(char *text, size_t text_bytes)
 {
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
 
-	if (runtime && runtime[0] == '/')
+	/* Set but missing is common: su, containers, cron. */
+	if (runtime && runtime[0] == '/' && access(runtime, W_OK | X_OK) == 0)
 		snprintf(text, text_bytes, "unix:%s/sonde.sock", runtime);
 	else
 		snprintf(text, text_bytes, "unix:/tmp/sonde-%u/sonde.sock", (unsigned)getuid());

@@ -31,7 +31,10 @@ bool address_is_local(const struct address *address);
 /** @address as "tcp:127.0.0.1:7071" or "unix:/path"; @plain: without "tcp:". Cut to fit. Returns @text. */
 char *address_format(const struct address *address, bool plain, char *text, size_t text_bytes);
 
-/** Where agents of this user find the collector: "unix:$XDG_RUNTIME_DIR/sonde.sock" or "unix:/tmp/sonde-UID/sonde.sock". */
+/**
+ * Where agents of this user find the collector: "unix:$XDG_RUNTIME_DIR/sonde.sock", or "unix:/tmp/sonde-UID/sonde.sock" when
+ * that directory is not there.
+ */
 char *address_default_unix(char *text, size_t text_bytes);
 
 #endif

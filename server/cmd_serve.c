@@ -113,14 +113,12 @@ static int fail(const char *why)
 /* The directory of the default socket under /tmp: ours alone, or somebody could put his own socket there. */
 static int own_directory(const char *path, char *error, size_t error_bytes)
 {
-	char dir[128];
-	const char *slash = strrchr(path, '/');
+	char dir[64];
 	struct stat st;
 
-	if (strncmp(path, "/tmp/", 5) != 0 || !slash || (size_t)(slash - path) >= sizeof(dir))
+	snprintf(dir, sizeof(dir), "/tmp/sonde-%u", (unsigned)getuid());
+	if (strncmp(path, dir, strlen(dir)) != 0 || path[strlen(dir)] != '/')
 		return 0;
-	memcpy(dir, path, (size_t)(slash - path));
-	dir[slash - path] = 0;
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST) {
 		snprintf(error, error_bytes, "cannot make %s: %s; choose addresses with --listen",
 			 dir, strerror(errno));

@@ -316,6 +316,20 @@ def ingest_bounds_its_connections():
 
 
 @test
+def ingest_waits_ten_seconds_for_a_hello():
+    collector = tap.Collector()
+    agent = agentsim.Agent()
+    agent.greet(collector.address)
+    with socket.create_connection(("127.0.0.1", collector.agent_port), 5) as s:
+        s.settimeout(20)
+        s.sendall(b"\x10")
+        started = time.monotonic()
+        assert s.recv(1) == b"" and 8 < time.monotonic() - started < 15
+    agent.send(agent.window(time.time_ns()))  # who has said Hello may be silent
+    assert agent.acknowledged() == 1
+
+
+@test
 def kill_9_loses_and_doubles_nothing():
     collector = tap.Collector()
     agent = agentsim.Agent(routes={"GET /fib/{n}": agentsim.ROUTES["GET /fib/{n}"]})
