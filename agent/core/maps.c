@@ -249,6 +249,7 @@ int maps_read(struct maps *maps)
 		err = -errno;
 		goto out;
 	}
+	err = 0;
 	do {
 		got = read(fd, buffer + n, BUFFER_BYTES - n);
 		if (got < 0 && errno == EINTR)

@@ -248,10 +248,9 @@ static int module_add(struct modules *m, const struct maps_object *o)
 	module->code_end = image.code_end;
 	module->mapped = true;
 	count_rows(m, &image.rows.counts);
-	if (rows_bytes + image.rows.bytes > MODULES_ROW_BYTES_MAX)
-		m->stats.rows_refused++;
-	else if (image.rows.n_rows)
+	if (image.rows.n_rows && rows_bytes + image.rows.bytes <= MODULES_ROW_BYTES_MAX)
 		module->rows = rows_create(&image.rows);
+	m->stats.rows_refused += image.rows.n_rows && !module->rows;
 	by_addr_insert(m, module);
 	m->stale_table = true;
 out:

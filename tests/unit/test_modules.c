@@ -377,6 +377,70 @@ static void code_that_is_no_object_is_unreadable(void **state)
 	assert_int_equal(modules_stats(modules)->unreadable, 0);
 }
 
+/* ---- Without memory ---- */
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t size);
+
+static __thread int fail_at; /* the allocation that fails, counted down; 0: none */
+static __thread bool failed;
+
+static bool fails(void)
+{
+	bool now = fail_at && !--fail_at;
+
+	failed |= now;
+	return now;
+}
+
+void *malloc(size_t size)
+{
+	return fails() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t n, size_t size)
+{
+	return fails() ? NULL : __libc_calloc(n, size);
+}
+
+void *realloc(void *p, size_t size)
+{
+	return fails() ? NULL : __libc_realloc(p, size);
+}
+
+static void every_failed_allocation_is_survived(void **state)
+{
+	uint32_t mapped = modules_stats(modules)->mapped;
+	int n = 0, in_create = 0, in_refresh = 0;
+
+	(void)state;
+	do {
+		struct modules *m;
+		int err = 0;
+
+		failed = false;
+		fail_at = ++n;
+		m = modules_create();
+		if (m)
+			err = modules_refresh(m);
+		fail_at = 0;
+		in_create += !m;
+		in_refresh += err < 0;
+		if (m && failed) {
+			/* what is missing comes with the next look */
+			assert_true(err == 1 || err == -ENOMEM);
+			if (err < 0)
+				assert_true(modules_refresh(m) >= 0);
+			assert_int_equal(modules_stats(m)->mapped, mapped);
+		}
+		modules_destroy(m);
+	} while (failed);
+	assert_true(in_create >= 3 && in_refresh > 20);
+}
+#endif
+
 /* ---- Without process_vm_readv ---- */
 
 static int with_rows(const struct modules *m, uint32_t *n)
@@ -583,6 +647,10 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(code_that_is_no_object_is_unreadable, setup,
 						teardown),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+		cmocka_unit_test_setup_teardown(every_failed_allocation_is_survived, setup,
+						teardown),
+#endif
 		cmocka_unit_test_setup_teardown(a_sandbox_without_process_vm_readv_reads_the_files,
 						setup, teardown),
 		cmocka_unit_test_teardown(mappings_of_one_file_are_one_object, free_parsed),
