@@ -104,6 +104,7 @@ static void session_acknowledges_a_window_once_it_is_stored(void **state)
 static void session_does_not_count_a_window_twice(void **state)
 {
 	struct fixture *f = *state;
+	struct store_instance i;
 	struct maker m;
 
 	start(f);
@@ -120,6 +121,9 @@ static void session_does_not_count_a_window_twice(void **state)
 	assert_int_equal(give_window(f, &m.window), 0);
 	assert_int_equal(last_answer(f, SONDE__FRAME__BODY_ACK), 2);
 	assert_int_equal(stored_windows(f), 3);
+	assert_int_equal(store_find_instance(f->store, 0xabc, &i), 0);
+	assert_int_equal(i.stored_seq, 3);
+	store_instance_fini(&i);
 }
 
 static uint64_t lost(struct fixture *f)
@@ -236,6 +240,7 @@ static void session_refuses_stacks_that_could_loop_or_lead_nowhere(void **state)
 	start(f);
 	assert_int_equal(give_stacks(f, 9, 3, 0, 1, 1), 0);
 	assert_int_equal(give_stacks(f, 10, 10, 0, 1, 1), -EPROTO); /* its own parent */
+	assert_int_equal(give_stacks(f, 9, 9, 0, 1, 1), -EPROTO);   /* … also when known */
 	assert_int_equal(give_stacks(f, 10, 11, 0, 1, 1), -EPROTO); /* unknown parent */
 	assert_int_equal(give_stacks(f, 10, 1, 5, 1, 1), -EPROTO);  /* unknown module */
 	assert_int_equal(give_stacks(f, 10, 1, 0, 99, 1), -EPROTO); /* unknown function */
