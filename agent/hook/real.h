@@ -94,7 +94,7 @@ struct real {
 #define X(result, name, parameters) result(*name) parameters;
 	REAL_FUNCTIONS(X)
 #undef X
-	void (*exit_now)(int) __attribute__((noreturn)); /* _exit */
+	__attribute__((noreturn)) void (*exit_now)(int); /* _exit */
 };
 
 extern struct real real;
