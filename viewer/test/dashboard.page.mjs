@@ -32,7 +32,7 @@ const until = async (what, check, ms = 15000) => {
 const row = (page, name) => page.locator("table.routes:not(.functions) tbody tr", { has: page.locator("button.route", { hasText: new RegExp(`^${name.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&")}$`) }) });
 const choose = async (page, name) => {
 	await row(page, name).locator("button.route").click();
-	await page.waitForFunction((n) => document.title.startsWith(n), name);
+	await page.waitForFunction((n) => document.title.startsWith(n) && !document.querySelector(".flame.stale") && document.querySelector(".flame-box .message").hidden && !document.querySelector("#flame").hidden, name);
 	await graphDrawn(page);
 };
 
@@ -312,6 +312,33 @@ test("details_are_not_asked_for_more_than_every_two_seconds", () =>
 		await page.waitForTimeout(5000);
 		const n = asked("flame", mark).length;
 		assert.ok(n >= 1 && n <= 3, `${n} times in 5 s`);
+	}));
+
+test("keyboard_keeps_its_place_when_the_data_moves_on", () =>
+	withPage(async (page) => {
+		await graphDrawn(page);
+		await choose(page, "GET /orders/{id}");
+		await page.focus("#flame");
+		for (let i = 0; i < 5; i++) await page.keyboard.press("ArrowDown");
+		await until("there", async () => /Get::handle/.test(await page.textContent("#spoken")));
+		const mark = fixture.asked.length;
+		await until("asked again", () => asked("flame", mark).length >= 2);
+		await page.waitForTimeout(200);
+		await page.keyboard.press("ArrowUp");
+		await until("one up from there", async () => /serve\(Connection&\)/.test(await page.textContent("#spoken")));
+	}));
+
+test("another_route_never_shows_the_graph_of_the_last", () =>
+	withPage(async (page) => {
+		await graphDrawn(page);
+		await page.route("**/api/v1/flame*", async (route) => {
+			await new Promise((done) => setTimeout(done, 1200));
+			await route.continue().catch(() => {});
+		});
+		await page.locator("button.route", { hasText: "GET /lock" }).click();
+		await page.waitForFunction(() => document.querySelector(".flame-box .message").textContent === "Loading…" && document.querySelector("#flame").hidden);
+		await graphDrawn(page);
+		await page.waitForFunction(() => !document.querySelector("#flame").hidden);
 	}));
 
 test("names_from_strangers_stay_text", () =>

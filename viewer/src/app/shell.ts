@@ -32,6 +32,10 @@ const FEW_SAMPLES = 30;
 
 /** An answer of /flame as the page keeps it: without the columns, which are as large as the tree again. */
 interface Flame {
+	/** What was asked for: the page never shows one route's graph under another's name. */
+	route: string;
+	/** The answer had columns at all: a report may lack some. */
+	given: boolean;
 	requests: number;
 	samples: number;
 	total: Partial<PerState>;
@@ -39,14 +43,15 @@ interface Flame {
 	error: string;
 }
 
-function decodeAnswer(answer: FlameColumns | null): Flame | null {
-	if (!answer) return null;
-	const { requests, samples, total } = answer;
+function decodeAnswer(route: string, answer: FlameColumns | null): Flame {
+	const { requests = 0, samples = 0, total = {} } = answer ?? {};
+	const flame: Flame = { route, given: answer !== null, requests, samples, total, tree: null, error: "" };
 	try {
-		return { requests, samples, total, tree: decode(answer), error: "" };
+		if (answer) flame.tree = decode(answer);
 	} catch (error) {
-		return { requests, samples, total, tree: null, error: error instanceof Error ? error.message : String(error) };
+		flame.error = error instanceof Error ? error.message : String(error);
 	}
+	return flame;
 }
 
 export function startPage(root: HTMLElement, source: Source, report: Report | null): void {
@@ -65,8 +70,8 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 
 	const processes = new Slot<{ processes: Process[] }>(() => arrived());
 	const routes = new Slot<Routes>(() => arrived());
-	const latency = new Slot<LatencyHistogram | null>(() => render());
-	const flame = new Slot<Flame | null>(() => render());
+	const latency = new Slot<{ route: string; data: LatencyHistogram | null }>(() => render());
+	const flame = new Slot<Flame>(() => render());
 
 	// What is derived from the flame's answer, and from what it was derived.
 	let tree: Tree | null = null;
@@ -112,11 +117,12 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		processes.ask("processes", (signal) => source.processes(signal), again);
 		routes.ask(when, (signal) => source.routes(asked, signal), again);
 		if (sel.route === null) return;
-		const what = `${when}\n${sel.owner}\n${sel.route}`;
+		const { route } = sel;
+		const what = `${when}\n${sel.owner}\n${route}`;
 		if (sel.route === "") latency.forget();
-		else latency.ask(what, (signal) => source.latency(asked, signal), again);
+		else latency.ask(what, async (signal) => ({ route, data: await source.latency(asked, signal) }), again);
 		const range = sel.latency ? `${sel.latency.min}-${sel.latency.max}` : "";
-		flame.ask(`${what}\n${range}`, async (signal) => decodeAnswer(await source.flame(asked, signal)), again);
+		flame.ask(`${what}\n${range}`, async (signal) => decodeAnswer(route, await source.flame(asked, signal)), again);
 	}
 
 	/** Routes or processes came: the first look chooses the route that loses most time. */
@@ -264,7 +270,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 
 	/** Brings tree, weight and matches up to the answer and the selection; each only when its own input changed. */
 	function derive(): void {
-		const answered = flame.value?.tree ?? null;
+		const answered = flame.value?.route === sel.route ? flame.value.tree : null;
 		if (tree !== answered) {
 			tree = answered;
 			weightKey = "";
@@ -365,10 +371,11 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	}
 
 	function flameMessage(): string {
-		if (flame.error && !flame.value) return "No flame graph: see above.";
+		if (flame.error && flame.value?.route !== sel.route) return "No flame graph: see above.";
 		if (sel.route === null) return "Choose a route.";
-		if (!flame.current) return flame.busy && !flame.value ? "Loading…" : "";
-		if (!flame.value) return report ? "The report was made without a flame graph of this route." : "No data.";
+		if (!flame.value || flame.value.route !== sel.route) return "Loading…";
+		if (!flame.current) return "";
+		if (!flame.value.given) return report ? "The report was made without a flame graph of this route." : "No data.";
 		if (!tree || !weight) return flame.value.error ? "The answer makes no tree." : "No data.";
 		if (sumStates(flame.value.total) === 0 || tree.count === 0) return sel.latency ? "No measured time in this latency range. Esc shows all requests." : `No measured time in ${windowWords(sel.window)}.`;
 		if (total(tree, weight, 0) <= 0) return sel.states.length ? "No time in the chosen states: switch others on." : "All states are off: switch one on.";
@@ -393,7 +400,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		const old = !flame.current && flame.value !== null;
 		detail.update({ sentence: sentence(), ...values(), on: sel.states, loading: connection === "down" });
 		histogram.update({
-			data: sel.route === "" ? null : latency.value,
+			data: sel.route !== "" && latency.value?.route === sel.route ? latency.value.data : null,
 			range: sel.latency,
 			message: histogramMessage(),
 			fixed: report ? "latency ranges need the live page: a report keeps one graph per route" : "",
@@ -432,9 +439,10 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	function histogramMessage(): string {
 		if (sel.route === "") return "Work outside any request has no latency.";
 		if (sel.route === null) return "Choose a route.";
-		if (latency.error && !latency.value) return "No histogram: see above.";
-		if (!latency.value) return latency.busy ? "Loading…" : report ? "The report was made without this histogram." : "";
-		return latency.value.count === 0 ? `No request ended in ${windowWords(sel.window)}.` : "";
+		if (latency.error && latency.value?.route !== sel.route) return "No histogram: see above.";
+		if (!latency.value || latency.value.route !== sel.route) return "Loading…";
+		if (!latency.value.data) return report ? "The report was made without this histogram." : "No data.";
+		return latency.value.data.count === 0 ? `No request ended in ${windowWords(sel.window)}.` : "";
 	}
 
 	function drawMatch(zoom: number): void {

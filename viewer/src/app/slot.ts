@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // One question to the collector and its newest answer. A new question cancels the old; an answer that comes late for
-// another question is dropped, so the page never shows one route's graph under another's name.
+// another question is dropped.
 
 export class Slot<T> {
 	value: T | null = null;

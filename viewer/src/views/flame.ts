@@ -3,7 +3,7 @@
 // what the pointer is over and where the keyboard stands belong to this view.
 
 import type { State } from "../model/api.js";
-import { firstChild, lines, nameOf, nextSibling, previousSibling, self, split, total, type Tree } from "../model/flame.js";
+import { firstChild, lines, nameOf, nextSibling, nodeAt, pathOf, previousSibling, self, split, total, type Tree } from "../model/flame.js";
 import { LABEL } from "../model/explain.js";
 import { share, time } from "../model/units.js";
 import { boxOf, hit, layout, type Boxes } from "../draw/layout.js";
@@ -273,8 +273,8 @@ export function createFlame(handlers: FlameHandlers, tooltip: Tooltip) {
 			setText(message, next.message);
 			show(message, next.message !== "");
 			if (next.tree && before?.tree !== next.tree) {
-				// Another tree: node numbers mean nothing any more.
-				focus = next.zoom;
+				// Another tree: node numbers mean nothing any more, names do.
+				focus = before?.tree ? nodeAt(next.tree, pathOf(before.tree, focus)) : next.zoom;
 				boxes = null;
 			} else if (next.tree && before?.zoom !== next.zoom && !(focus >= next.zoom && focus < next.tree.end[next.zoom]!)) focus = next.zoom;
 			if (before && before.icicle !== next.icicle) scroller.scrollTop = next.icicle ? 0 : scroller.scrollHeight;
