@@ -130,7 +130,7 @@ def failed_requests_are_counted_as_errors():
 @tap.test
 def fast_behind_fib_shows_its_wait_as_queue():
     def check(m):
-        wrong = truth.close(m.truth, m.sonde, states=("queue", "cpu", "io", "lock", "sleep"))
+        wrong = truth.close(m.truth, m.sonde)
         # The machine's speed decides how long /fib/35 takes; that /fast stood behind it is no question of bounds.
         fast, sonde = m.truth["GET /fast"], m.sonde["GET /fast"]
         if not fast["queue"] > 0.8 * fast["latency"] > 5_000_000:

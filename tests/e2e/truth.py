@@ -68,7 +68,7 @@ def exact(truth, sonde):
     return wrong
 
 
-def close(truth, sonde, states=("cpu", "io", "lock", "sleep")):
+def close(truth, sonde, states=("queue", "cpu", "io", "lock", "sleep", "loop")):
     """What must hold when nothing else disturbs: a list of what does not."""
     wrong = []
     for route in sorted(set(truth) & set(sonde)):
