@@ -36,7 +36,8 @@ LDFLAGS_ALL  = -pthread $(MODE) $(LDFLAGS)
 # accesses never allocate, and keep unwind tables so that cancellation and C++ exceptions pass through our wrappers.
 AGENT_CFLAGS  := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fasynchronous-unwind-tables \
                  -fno-optimize-sibling-calls
-AGENT_LDFLAGS := -Wl,-z,defs,-z,now,-z,relro,-z,nodelete,-z,initfirst,--exclude-libs,ALL -static-libgcc
+AGENT_LDFLAGS := -Wl,-z,defs,-z,now,-z,relro,-z,nodelete,-z,initfirst,--exclude-libs,ALL,--version-script=agent/versions.map \
+                 -static-libgcc
 AGENT_LIBS    := -l:libprotobuf-c.a
 
 # Lazy: a fresh machine has none of these before `make deps` ran.
@@ -51,7 +52,7 @@ PROTO  := $(B)/gen/sonde.pb-c.o
 SIG    := $(call obj,$(wildcard agent/sig/*.c))
 AGENT  := $(SIG) $(call obj,$(wildcard agent/*.c agent/hook/*.c agent/core/*.c))
 # Files that define names of libc: linked into libsonde.so only, never into a test program.
-INTERPOSERS := $(call obj,$(wildcard agent/hook/io.c agent/hook/lock.c agent/hook/sleep.c agent/hook/thread.c agent/hook/process.c))
+INTERPOSERS := $(call obj,$(wildcard agent/hook/io.c agent/hook/lock.c agent/hook/signal.c agent/hook/sleep.c agent/hook/thread.c agent/hook/process.c))
 SERVER := $(call obj,$(filter-out server/main.c,$(wildcard server/*.c)))
 DEMO   := $(call obj,$(wildcard examples/demo/*.c))
 UNIT   := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
@@ -66,8 +67,8 @@ all: $(B)/libsonde.so $(B)/sonde $(B)/sonde-demo ## Build the agent, the collect
 $(AGENT): CFLAGS_MORE = $(AGENT_CFLAGS)
 $(SUBJECTS:=.o) $(DEMO): CFLAGS_MORE = -fomit-frame-pointer
 
-$(B)/libsonde.so: $(AGENT) $(PROTO)
-	$(call say,LD)$(CC) -shared $(AGENT_LDFLAGS) $(LDFLAGS_ALL) -o $@ $^ $(AGENT_LIBS)
+$(B)/libsonde.so: $(AGENT) $(PROTO) agent/versions.map
+	$(call say,LD)$(CC) -shared $(AGENT_LDFLAGS) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(AGENT_LIBS)
 
 $(B)/sonde: $(B)/server/main.o $(SERVER) $(PROTO)
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SERVER_LIBS)
@@ -114,23 +115,26 @@ $(B)/server/assets.o: build/viewer/dashboard.html build/viewer/report.html
 
 # ---- What a newcomer runs ----
 
-deps: ## Install the Debian packages and npm modules that are missing
-	@.ci/deps
+deps: ## Install the Debian packages that are missing
+	@.ci/deps test
 
 demo: ## Collector, demo server under the agent, load, and the answer; DEMO_SECONDS=20 stops by itself
-	@.ci/deps
+	@.ci/deps demo
 	@$(MAKE) --no-print-directory all
 	@B=$(B) examples/demo/run.sh
 
 test: ## Install, build and run every test; the last line counts them
-	@.ci/deps
+	@.ci/deps test
 	@$(MAKE) --no-print-directory check
 
 check: all lint $(UNIT) $(SUBJECTS) $(EMBED) $(FUZZ)
-	@B=$(B) tests/run unit embed fuzz page e2e
+	@B=$(B) tests/run unit asan tsan embed fuzz page e2e
 
-unit: $(UNIT) $(SUBJECTS) ## Only the unit tests
+unit: build-unit ## Only the unit tests
 	@B=$(B) tests/run unit
+build-unit: $(UNIT) $(SUBJECTS)
+sanitize: ## The unit tests under ASan and UBSan, then under TSan
+	@tests/run asan tsan
 e2e: all $(SUBJECTS) ## Only the end-to-end tests
 	@B=$(B) tests/run e2e
 page: all ## Only the tests of the page
@@ -186,6 +190,6 @@ clean: ## Remove every build product
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all demo test check unit e2e page fuzz bench lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
+.PHONY: all demo test check unit build-unit sanitize e2e page fuzz bench lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
 
 say = $(if $(V),,@printf '  %-4s  %s\n' $(1) $(@:$(B)/%=%);)
