@@ -55,13 +55,15 @@ EXPORT sonde_request sonde_agent_detach(void)
 {
 	struct thread *t = hook_enter();
 	int saved = errno;
+	struct request *r;
 	request_id id;
 
 	if (!t)
 		return 0;
 	id = request_park(t, clock_ns());
-	if (request_get(id))
-		request_get(id)->detached = true;
+	r = request_get(id);
+	if (r)
+		r->detached = true;
 	errno = saved;
 	return id;
 }

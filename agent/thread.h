@@ -92,9 +92,11 @@ struct thread {
 	uint64_t busy_ns;            /* total time outside event waits, up to event_exit_ns */
 	uint64_t event_exit_ns;      /* when the last event wait returned */
 	uint64_t event_runq_ns;      /* run-queue delay found inside event waits so far */
-	uint32_t parked;             /* requests that parked here and were not taken up again */
 	uint64_t sched_tokens_at_ns; /* rate limit of reading schedstat, see request.c */
 	uint64_t sched_last_ns;
+
+	_Atomic uint32_t
+		parked; /* requests that parked here and were not taken up again; any thread */
 
 	/* owner thread stores, its own signal handler and the agent thread load */
 	_Atomic uint64_t current; /* request_id */
@@ -178,6 +180,7 @@ struct thread_local_state {
 		outside; /* never to be touched: the agent's own thread, a thread past its end, a vfork child */
 	uint32_t
 		in_vfork; /* the parent of a vfork sees its child's calls as its own: set by the stub */
+	bool blocks;      /* the host believes that our signal is blocked here */
 };
 extern __thread struct thread_local_state tls;
 

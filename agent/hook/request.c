@@ -161,6 +161,8 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 		if (delay > rest)
 			delay = rest;
 	}
+	if (s->start_ns > r->accounted_ns) /* a race lost, a thread gone without a word */
+		r->ledger_ns[OTHER] += s->start_ns - r->accounted_ns;
 	r->ledger_ns[CPU] += cpu;
 	r->ledger_ns[IO] += io;
 	r->ledger_ns[LOCK] += lck;
@@ -216,7 +218,7 @@ request_id request_open(uint64_t arrival_ns)
 	r->arrival_ns = r->accounted_ns = arrival_ns;
 	r->thread = 0;
 	r->parked = true;
-	r->detached = r->pipelined = r->awaits_peer = r->failed = r->named = false;
+	r->detached = r->pipelined = r->failed = r->named = false;
 	r->status = 0;
 	r->head.method[0] = r->head.path[0] = r->route[0] = '\0';
 	atomic_store_explicit(&r->labels, 0, memory_order_relaxed);
@@ -226,6 +228,12 @@ request_id request_open(uint64_t arrival_ns)
 	return (uint64_t)generation << 32 | index;
 }
 
+/* Whether @r was last on @t: neither on another thread, nor on a former user of @t's record. */
+static bool was_on(const struct request *r, const struct thread *t)
+{
+	return r->thread == t->index && r->tid == t->tid;
+}
+
 /* Close the slice of @t at @now_ns, for its owner if it has one. Returns the CPU clock, read once for both sides. */
 static uint64_t slice_close(struct thread *t, uint64_t now_ns)
 {
@@ -233,10 +241,34 @@ static uint64_t slice_close(struct thread *t, uint64_t now_ns)
 	struct request *r = t->slice.owner ? lock_get(t->slice.owner) : NULL;
 
 	if (r) {
-		charge(t, r, now_ns, cpu);
+		if (was_on(r, t))
+			charge(t, r, now_ns, cpu);
 		unlock(r);
 	}
 	return cpu;
+}
+
+/* @r is no longer parked where it was. Under its lock. */
+static void unpark(struct request *r)
+{
+	if (r->parked && r->thread) {
+		struct thread *where = pool_at(&shared->threads, r->thread);
+		uint32_t parked = atomic_load_explicit(&where->parked, memory_order_relaxed);
+
+		while (parked && !atomic_compare_exchange_weak_explicit(
+					 &where->parked, &parked, parked - 1, memory_order_relaxed,
+					 memory_order_relaxed))
+			;
+	}
+	r->parked = false;
+}
+
+/* @t works on @r from now on. Under lock. */
+static void taken_up(const struct thread *t, struct request *r)
+{
+	unpark(r);
+	r->thread = t->index;
+	r->tid = t->tid;
 }
 
 void request_start(struct thread *t, request_id id, uint64_t now_ns)
@@ -254,8 +286,8 @@ void request_start(struct thread *t, request_id id, uint64_t now_ns)
 		r->ledger_ns[QUEUE] += now_ns - r->accounted_ns;
 		r->accounted_ns = now_ns;
 	}
-	r->parked = r->pipelined = false;
-	r->thread = t->index;
+	r->pipelined = false;
+	taken_up(t, r);
 	unlock(r);
 	slice_reset(t, id, now_ns, cpu);
 }
@@ -272,7 +304,7 @@ static void charge_parked(struct thread *t, struct request *r, uint64_t until_ns
 	if (until_ns <= r->accounted_ns)
 		return;
 	parked = until_ns - r->accounted_ns;
-	if (r->thread == t->index && !r->detached && !r->pipelined) {
+	if (was_on(r, t) && r->parked && !r->detached && !r->pipelined) {
 		uint64_t busy = busy_at(t, until_ns);
 
 		loop = busy > r->parked_busy_ns ? busy - r->parked_busy_ns : 0;
@@ -309,12 +341,10 @@ void request_resume(struct thread *t, request_id id, uint64_t now_ns, enum resum
 	r = lock_get(id);
 	if (!r)
 		return;
-	if (r->parked || r->thread != t->index) {
+	if (r->parked || !was_on(r, t)) {
 		charge_parked(t, r, t->slice.start_ns, why);
-		if (r->parked && r->thread == t->index && t->parked)
-			t->parked--;
-		r->parked = r->detached = r->pipelined = false;
-		r->thread = t->index;
+		r->detached = r->pipelined = false;
+		taken_up(t, r);
 	}
 	unlock(r);
 	t->slice.owner = id;
@@ -332,12 +362,12 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 	cpu = clock_cpu_ns();
 	r = lock_get(id);
 	if (r) {
-		charge(t, r, now_ns, cpu);
-		if (r->thread == t->index) {
+		if (was_on(r, t)) { /* else another thread has it by now */
+			charge(t, r, now_ns, cpu);
 			r->parked = true;
 			r->parked_busy_ns = busy_at(t, now_ns);
 			r->parked_runq_ns = t->event_runq_ns;
-			t->parked++;
+			atomic_fetch_add_explicit(&t->parked, 1, memory_order_relaxed);
 		}
 		unlock(r);
 	}
@@ -372,6 +402,7 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 		r->ledger_ns[OTHER] += now_ns - r->accounted_ns;
 		r->accounted_ns = now_ns;
 	}
+	unpark(r);
 	r->end_ns = r->accounted_ns;
 	r->status = status;
 	r->failed = failed;
@@ -390,6 +421,7 @@ void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
 
 	if (!r)
 		return;
+	unpark(r);
 	atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
 	unlock(r);
 	atomic_fetch_sub_explicit(&shared->active_requests, 1, memory_order_relaxed);

@@ -53,13 +53,13 @@ struct request {
 	uint64_t arrival_ns;
 	uint64_t accounted_ns;
 	uint64_t ledger_ns[STATES];
+	pid_t tid; /* of the thread that works on it or parked it: its record may have a new user */
 	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
 	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
 	uint32_t thread;         /* index of the thread that works on it or parked it */
 	bool parked;
 	bool detached;
-	bool pipelined;   /* read, but behind another one of its connection */
-	bool awaits_peer; /* parked after writing to its own connection in vain, or to a peer */
+	bool pipelined; /* read, but behind another one of its connection */
 	bool failed;
 	bool named; /* route[] was given by the host */
 	uint32_t status;

@@ -30,8 +30,10 @@ static int fresh(void **state)
 	memset(threads, 0, sizeof threads);
 	shared = &memory;
 	pool_init(&memory.requests, requests, REQUESTS, sizeof *requests);
+	pool_init(&memory.threads, threads, 3, sizeof *threads);
 	for (uint32_t i = 0; i < 3; i++) {
 		threads[i].index = i + 1;
+		threads[i].tid = (pid_t)(100 + i);
 		threads[i].sched_tokens_at_ns =
 			UINT64_MAX / 2; /* no reading of schedstat: time is made up */
 	}
@@ -181,6 +183,60 @@ static void a_pipelined_request_waits_for_its_turn(void **state)
 	assert_int_equal(slot(second)->ledger_ns[QUEUE], 21 * MS);
 }
 
+static void a_request_outlives_the_thread_it_parked_on(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(10 * MS);
+
+	(void)state;
+	t->event_runq_ns = 500 * MS;
+	request_start(t, id, 10 * MS);
+	events(t, 12 * MS, 20 * MS);
+	memset(t, 0, sizeof *t); /* the record's next user */
+	t->index = 1;
+	t->tid = 200;
+	t->sched_tokens_at_ns = UINT64_MAX / 2;
+	slice_begin(t, 40 * MS);
+	request_resume(t, id, 41 * MS, RESUME_TIMER);
+	request_end(t, id, 42 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_int_equal(slot(id)->ledger_ns[LOCK],
+			 28 * MS); /* handed over, not queued for a CPU */
+	assert_true(slot(id)->ledger_ns[RUNQ] <= 4 * MS); /* slices that did not work */
+}
+
+static void a_thread_that_vanishes_leaves_no_gap(void **state)
+{
+	struct thread *t = &threads[0];
+	request_id id = request_open(10 * MS);
+
+	(void)state;
+	request_start(t, id, 10 * MS);
+	slice_begin(t, 30 * MS); /* its slice was never charged */
+	request_resume(t, id, 31 * MS, RESUME_IO);
+	request_end(t, id, 32 * MS, 200, false);
+	assert_closed(slot(id));
+	assert_int_equal(slot(id)->ledger_ns[OTHER], 20 * MS);
+}
+
+static void whoever_takes_a_request_up_unparks_it_where_it_was(void **state)
+{
+	struct thread *a = &threads[0], *b = &threads[1];
+	request_id first = request_open(10 * MS), second = request_open(10 * MS);
+
+	(void)state;
+	request_start(a, first, 10 * MS);
+	events(a, 11 * MS, 12 * MS);
+	request_start(a, second, 12 * MS);
+	events(a, 13 * MS, 14 * MS);
+	assert_int_equal(a->parked, 2);
+	slice_begin(b, 20 * MS);
+	request_end(b, first, 21 * MS, 200, false);
+	assert_int_equal(a->parked, 1);
+	request_cancel(b, second, 22 * MS);
+	assert_int_equal(a->parked, 0);
+}
+
 static void ending_twice_or_resuming_the_dead_does_nothing(void **state)
 {
 	struct thread *t = &threads[0];
@@ -287,6 +343,9 @@ int main(void)
 		cmocka_unit_test_setup(a_slice_that_ends_in_the_answer_was_the_requests, fresh),
 		cmocka_unit_test_setup(handing_over_to_another_thread_is_waiting_for_it, fresh),
 		cmocka_unit_test_setup(a_pipelined_request_waits_for_its_turn, fresh),
+		cmocka_unit_test_setup(a_request_outlives_the_thread_it_parked_on, fresh),
+		cmocka_unit_test_setup(a_thread_that_vanishes_leaves_no_gap, fresh),
+		cmocka_unit_test_setup(whoever_takes_a_request_up_unparks_it_where_it_was, fresh),
 		cmocka_unit_test_setup(ending_twice_or_resuming_the_dead_does_nothing, fresh),
 		cmocka_unit_test_setup(a_request_without_a_slot_is_counted, fresh),
 		cmocka_unit_test_setup(any_history_adds_up, fresh),
