@@ -50,13 +50,15 @@ EXPORT int pthread_mutex_timedlock(pthread_mutex_t *m, const struct timespec *un
 EXPORT int pthread_mutex_clocklock(pthread_mutex_t *m, clockid_t clock,
 				   const struct timespec *until)
 {
+	if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC) /* refused even when it is free */
+		return REAL(pthread_mutex_clocklock)(m, clock, until);
 	TRY_FIRST(m, REAL(pthread_mutex_trylock)(m),
 		  REAL(pthread_mutex_clocklock)(m, clock, until));
 }
 
 /*
- * The read-write locks are not tried first: tryrdlock succeeds where rdlock of a writer-preferring lock must wait, and its
- * EAGAIN (too many readers) would be new to the host. Two clock reads are little beside what such a lock costs itself.
+ * The read-write locks are not tried first (but wrlock): tryrdlock succeeds where rdlock of a writer-preferring lock must wait, and its
+ * EAGAIN (too many readers) would be new to the host; timed ones check their time even when the lock is free. Two clock reads are little beside what such a lock costs itself.
  */
 #define TIMED_ALWAYS(object, call)                                                                 \
   struct thread *t = hook_enter();                                                                 \
@@ -92,14 +94,13 @@ EXPORT_ALIAS(pthread_rwlock_wrlock, __pthread_rwlock_wrlock);
 
 EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t *l, const struct timespec *until)
 {
-	TRY_FIRST(l, REAL(pthread_rwlock_trywrlock)(l), REAL(pthread_rwlock_timedwrlock)(l, until));
+	TIMED_ALWAYS(l, REAL(pthread_rwlock_timedwrlock)(l, until));
 }
 
 EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t *l, clockid_t clock,
 				      const struct timespec *until)
 {
-	TRY_FIRST(l, REAL(pthread_rwlock_trywrlock)(l),
-		  REAL(pthread_rwlock_clockwrlock)(l, clock, until));
+	TIMED_ALWAYS(l, REAL(pthread_rwlock_clockwrlock)(l, clock, until));
 }
 
 static void lock_end(struct wait *w)
@@ -130,12 +131,37 @@ static void lock_end(struct wait *w)
   lock_end(&w);                                                                                    \
   return r
 
-EXPORT int pthread_cond_wait(pthread_cond_t *c, pthread_mutex_t *m)
+/* Two versions on x86_64, see agent/versions.map. */
+#if defined(__x86_64__)
+#  define COND_EXPORT(name) cond_##name
+int cond_wait(pthread_cond_t *c, pthread_mutex_t *m);
+int cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
+int cond_wait_old(pthread_cond_t *c, pthread_mutex_t *m);
+int cond_timedwait_old(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
+__asm__(".symver cond_wait, pthread_cond_wait@@@GLIBC_2.3.2\n"
+	".symver cond_timedwait, pthread_cond_timedwait@@@GLIBC_2.3.2\n"
+	".symver cond_wait_old, pthread_cond_wait@GLIBC_2.2.5\n"
+	".symver cond_timedwait_old, pthread_cond_timedwait@GLIBC_2.2.5\n");
+
+EXPORT int cond_wait_old(pthread_cond_t *c, pthread_mutex_t *m)
+{
+	PICK_UP(c, REAL(old_cond_wait)(c, m));
+}
+
+EXPORT int cond_timedwait_old(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)
+{
+	PICK_UP(c, REAL(old_cond_timedwait)(c, m, until));
+}
+#else
+#  define COND_EXPORT(name) pthread_cond_##name
+#endif
+
+EXPORT int COND_EXPORT(wait)(pthread_cond_t *c, pthread_mutex_t *m)
 {
 	PICK_UP(c, REAL(pthread_cond_wait)(c, m));
 }
 
-EXPORT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m,
+EXPORT int COND_EXPORT(timedwait)(pthread_cond_t *c, pthread_mutex_t *m,
 				  const struct timespec *until)
 {
 	PICK_UP(c, REAL(pthread_cond_timedwait)(c, m, until));

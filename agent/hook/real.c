@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * See real.h. Condition variables exist in two versions on x86_64; dlsym gives the default one, GLIBC_2.3.2, which is
- * what every program built since 2003 calls.
+ * what every program built since 2003 calls; dlvsym the other.
  */
 #include "agent/hook/real.h"
 
@@ -29,5 +29,17 @@ const char *real_start(void)
 			return functions[i].name;
 		memcpy(functions[i].slot, &address, sizeof address);
 	}
+#if defined(__x86_64__)
+	for (unsigned i = 0; i < 2; i++) {
+		static const char *const names[] = { "pthread_cond_wait",
+						     "pthread_cond_timedwait" };
+		void *slots[] = { &real.old_cond_wait, &real.old_cond_timedwait };
+		void *address = dlvsym(RTLD_NEXT, names[i], "GLIBC_2.2.5");
+
+		if (!address)
+			return names[i];
+		memcpy(slots[i], &address, sizeof address);
+	}
+#endif
 	return NULL;
 }

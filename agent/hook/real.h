@@ -6,9 +6,11 @@
 #ifndef AGENT_REAL_H
 #define AGENT_REAL_H
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,6 +36,13 @@
   X(ssize_t, sendto, (int, const void *, size_t, int, const struct sockaddr *, socklen_t))         \
   X(ssize_t, sendmsg, (int, const struct msghdr *, int))                                           \
   X(ssize_t, sendfile, (int, int, off_t *, size_t))                                                \
+  X(ssize_t, preadv, (int, const struct iovec *, int, off_t))                                      \
+  X(ssize_t, pwritev, (int, const struct iovec *, int, off_t))                                     \
+  X(ssize_t, preadv2, (int, const struct iovec *, int, off_t, int))                                \
+  X(ssize_t, pwritev2, (int, const struct iovec *, int, off_t, int))                               \
+  X(int, recvmmsg, (int, struct mmsghdr *, unsigned, int, struct timespec *))                      \
+  X(int, sendmmsg, (int, struct mmsghdr *, unsigned, int))                                         \
+  X(ssize_t, splice, (int, off64_t *, int, off64_t *, size_t, unsigned))                           \
   X(int, fsync, (int))                                                                             \
   X(int, fdatasync, (int))                                                                         \
   X(int, accept, (int, struct sockaddr *, socklen_t *))                                            \
@@ -43,6 +52,10 @@
   X(int, listen, (int, int))                                                                       \
   X(int, shutdown, (int, int))                                                                     \
   X(int, close, (int))                                                                             \
+  X(int, close_range, (unsigned, unsigned, int))                                                   \
+  X(void, closefrom, (int))                                                                        \
+  X(int, socketpair, (int, int, int, int *))                                                       \
+  X(int, fcntl, (int, int, ...))                                                                   \
   X(int, dup, (int))                                                                               \
   X(int, dup2, (int, int))                                                                         \
   X(int, dup3, (int, int, int))                                                                    \
@@ -54,6 +67,8 @@
   X(int, pselect, (int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *))  \
   X(int, epoll_wait, (int, struct epoll_event *, int, int))                                        \
   X(int, epoll_pwait, (int, struct epoll_event *, int, int, const sigset_t *))                     \
+  X(int, epoll_pwait2,                                                                             \
+    (int, struct epoll_event *, int, const struct timespec *, const sigset_t *))                   \
   X(int, nanosleep, (const struct timespec *, struct timespec *))                                  \
   X(int, clock_nanosleep, (clockid_t, int, const struct timespec *, struct timespec *))            \
   X(int, usleep, (useconds_t))                                                                     \
@@ -85,6 +100,17 @@
   X(int, pthread_sigmask, (int, const sigset_t *, sigset_t *))                                     \
   X(int, sigprocmask, (int, const sigset_t *, sigset_t *))                                         \
   X(int, sigaction, (int, const struct sigaction *, struct sigaction *))                           \
+  X(int, sigwait, (const sigset_t *, int *))                                                       \
+  X(int, sigwaitinfo, (const sigset_t *, siginfo_t *))                                             \
+  X(int, sigtimedwait, (const sigset_t *, siginfo_t *, const struct timespec *))                   \
+  X(int, signalfd, (int, const sigset_t *, int))                                                   \
+  X(sighandler_t, signal, (int, sighandler_t))                                                     \
+  X(sighandler_t, __sysv_signal, (int, sighandler_t))                                              \
+  X(void, longjmp, (struct __jmp_buf_tag *, int))                                                  \
+  X(void, siglongjmp, (struct __jmp_buf_tag *, int))                                               \
+  X(void, __longjmp_chk, (struct __jmp_buf_tag *, int))                                            \
+  X(void, quick_exit, (int))                                                                       \
+  X(int, execveat, (int, const char *, char *const *, char *const *, int))                         \
   X(pid_t, fork, (void))                                                                           \
   X(int, execve, (const char *, char *const *, char *const *))                                     \
   X(int, execvpe, (const char *, char *const *, char *const *))                                    \
@@ -94,6 +120,8 @@ struct real {
 #define X(result, name, parameters) result(*name) parameters;
 	REAL_FUNCTIONS(X)
 #undef X
+	int (*old_cond_wait)(pthread_cond_t *, pthread_mutex_t *); /* GLIBC_2.2.5 */
+	int (*old_cond_timedwait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
 	__attribute__((noreturn)) void (*exit_now)(int); /* _exit */
 };
 
