@@ -26,7 +26,20 @@ enum {
 	LOCK_SPINS = 200
 };
 
+/*
+ * SYS_HARDWARE is "deprecated and ignored" by the kernel: here it says that the stamps are ours, to a fork's child, a
+ * program after exec, or whoever else gets the socket.
+ */
+enum {
+	STAMP_FLAGS = SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE |
+		      SOF_TIMESTAMPING_SYS_HARDWARE
+};
+
 static _Atomic uint64_t *table; /* constant after start */
+static _Atomic int highest;     /* descriptor ever entered */
+
+static void end_all(struct thread *t, struct conn *c, uint64_t now_ns, bool cancel_newest);
+static bool unread(const struct conn *c);
 
 int conn_start(void)
 {
@@ -44,22 +57,55 @@ int conn_start(void)
 	return 0;
 }
 
-static bool lock(struct conn *c)
+static bool lock_try(struct conn *c)
+{
+	return !atomic_exchange_explicit(&c->lock, 1, memory_order_acquire);
+}
+
+static void leave_http(struct thread *t, struct conn *c, uint64_t now_ns)
+{
+	end_all(t, c, now_ns, unread(c));
+	c->role = CONN_OTHER;
+}
+
+/* Who does not get the lock has bytes that nobody parses: the connection has lost its place. */
+static bool lock(struct thread *t, struct conn *c)
 {
 	for (unsigned i = 0; i < LOCK_SPINS; i++) {
-		if (!atomic_exchange_explicit(&c->lock, 1, memory_order_acquire))
+		if (lock_try(c)) {
+			if (unlikely(atomic_exchange_explicit(&c->lost, 0, memory_order_relaxed)))
+				leave_http(t, c, clock_ns());
 			return true;
+		}
 #if defined(__x86_64__)
 		__builtin_ia32_pause();
 #endif
 	}
+	atomic_store_explicit(&c->lost, 1, memory_order_relaxed);
 	drop(DROP_RACED);
 	return false;
 }
 
-static void unlock(struct conn *c)
+/* The record of a connection whose last descriptor is gone; requests without an answer end. Under lock. */
+static void bury(struct thread *t, struct conn *c)
 {
+	if (c->count && t)
+		end_all(t, c, clock_ns(), unread(c));
+	atomic_store_explicit(&c->dead, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->lock, 0, memory_order_release);
+	pool_give(&shared->connections, pool_index(&shared->connections, c));
+}
+
+/* Either the one who unlocks or the one who marks it dead sees the other's store, and buries it. */
+static void unlock(struct thread *t, struct conn *c)
+{
+	atomic_store_explicit(&c->lock, 0, memory_order_seq_cst);
+	if (unlikely(atomic_load_explicit(&c->dead, memory_order_seq_cst)) && lock_try(c)) {
+		if (atomic_load_explicit(&c->dead, memory_order_relaxed))
+			bury(t, c);
+		else
+			atomic_store_explicit(&c->lock, 0, memory_order_release);
+	}
 }
 
 static bool in_table(int fd)
@@ -83,8 +129,15 @@ static void release(uint32_t index)
 {
 	struct conn *c = pool_at(&shared->connections, index);
 
-	if (atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) == 1)
-		pool_give(&shared->connections, index);
+	if (atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) != 1)
+		return;
+	atomic_store_explicit(&c->dead, 1, memory_order_seq_cst);
+	if (lock_try(c)) {
+		if (atomic_load_explicit(&c->dead, memory_order_relaxed))
+			bury(tls.self, c);
+		else
+			atomic_store_explicit(&c->lock, 0, memory_order_release);
+	}
 }
 
 /* Set what @fd is and let go of what it was. */
@@ -94,6 +147,8 @@ static void entry_set(int fd, uint64_t entry)
 
 	if (!in_table(fd))
 		return;
+	if (fd > atomic_load_explicit(&highest, memory_order_relaxed))
+		atomic_store_explicit(&highest, fd, memory_order_relaxed);
 	old = atomic_exchange_explicit(&table[fd], entry, memory_order_acq_rel);
 	if (old >> 32 == FD_STREAM)
 		release((uint32_t)old);
@@ -116,15 +171,24 @@ static struct conn *conn_new(int fd, enum conn_role role)
 	}
 	c = pool_at(&shared->connections, index);
 	c->role = (uint8_t)(thread_setup.http || role == CONN_CLIENT ? role : CONN_OTHER);
-	c->stamps = c->reading = c->short_write = c->saw_response = false;
+	c->stamps = c->reading = c->headed = c->deaf = c->connecting = false;
+	c->short_write = c->saw_response = false;
 	c->first = c->count = 0;
 	http_request_init(&c->in);
 	http_response_init(&c->out);
 	atomic_store_explicit(&c->owner, 0, memory_order_relaxed);
-	atomic_store_explicit(&c->lock, 0, memory_order_relaxed);
+	atomic_store_explicit(&c->lost, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->references, 1, memory_order_release);
 	entry_set(fd, entry_of(FD_STREAM, index));
 	return c;
+}
+
+static int stamp_flags(int fd)
+{
+	int flags = 0;
+	socklen_t len = sizeof flags;
+
+	return real.getsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &flags, &len) ? -1 : flags;
 }
 
 /* A descriptor we did not see being made: ask once. */
@@ -142,9 +206,9 @@ static struct conn *classify(int fd)
 	} else {
 		len = sizeof value;
 		if (real.getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &len) == 0 && value)
-			entry_set(fd, entry_of(FD_LISTENING, 0));
-		else
-			c = conn_new(fd, CONN_UNKNOWN);
+			conn_set_listening(fd, stamp_flags(fd) == STAMP_FLAGS);
+		else if ((c = conn_new(fd, CONN_UNKNOWN)) != NULL)
+			c->stamps = stamp_flags(fd) == STAMP_FLAGS;
 	}
 	errno = saved;
 	return c;
@@ -162,9 +226,31 @@ struct conn *conn_get(int fd)
 	return entry >> 32 == FD_UNKNOWN ? classify(fd) : NULL;
 }
 
+bool conn_still(int fd, const struct conn *c)
+{
+	return in_table(fd) && atomic_load_explicit(&table[fd], memory_order_acquire) ==
+				       entry_of(FD_STREAM, pool_index(&shared->connections, c));
+}
+
 void conn_forget(int fd)
 {
 	entry_set(fd, entry_of(FD_UNKNOWN, 0));
+}
+
+void conn_forget_range(struct thread *t, unsigned first, unsigned last)
+{
+	unsigned end = (unsigned)atomic_load_explicit(&highest, memory_order_relaxed);
+
+	for (unsigned fd = first; fd <= last && fd <= end; fd++)
+		conn_closing(t, (int)fd, false);
+}
+
+static void unstamp(int fd)
+{
+	int saved = errno, off = 0;
+
+	real.setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &off, sizeof off);
+	errno = saved;
 }
 
 void conn_accepted(int fd, bool stamped)
@@ -173,6 +259,8 @@ void conn_accepted(int fd, bool stamped)
 
 	if (c)
 		c->stamps = stamped || conn_stamp(fd);
+	else if (stamped || stamp_flags(fd) == STAMP_FLAGS)
+		unstamp(fd); /* nobody would take the stamps out again */
 }
 
 void conn_connecting(int fd, request_id owner)
@@ -194,8 +282,47 @@ void conn_connecting(int fd, request_id owner)
 	if (!c)
 		return;
 	c->role = CONN_CLIENT;
+	c->connecting = false;
 	if (owner)
 		atomic_store_explicit(&c->owner, owner, memory_order_relaxed);
+}
+
+static struct conn *conn_known(int fd)
+{
+	return kind_of(fd) == FD_STREAM ? conn_get(fd) : NULL;
+}
+
+void conn_in_progress(int fd)
+{
+	struct conn *c = conn_known(fd);
+
+	if (c)
+		c->connecting = true;
+}
+
+void conn_asked(struct thread *t, int fd)
+{
+	struct conn *c = conn_known(fd);
+	request_id owner = c && c->role == CONN_CLIENT && c->connecting && !t->slice.owner
+				   ? atomic_load_explicit(&c->owner, memory_order_relaxed)
+				   : 0;
+
+	if (owner && request_get(owner))
+		request_resume(t, owner, clock_ns(), RESUME_IO);
+}
+
+void conn_opaque(struct thread *t, int fd)
+{
+	struct conn *c = conn_known(fd);
+
+	if (!c || !lock(t, c))
+		return;
+	if (c->stamps)
+		unstamp(fd);
+	c->stamps = false;
+	if (c->role != CONN_CLIENT)
+		leave_http(t, c, clock_ns());
+	unlock(t, c);
 }
 
 void conn_duplicated(int fd, int copy)
@@ -210,10 +337,14 @@ void conn_duplicated(int fd, int copy)
 	entry_set(copy, entry);
 }
 
+bool conn_own_stamps(int flags)
+{
+	return flags == STAMP_FLAGS;
+}
+
 bool conn_stamp(int fd)
 {
-	int saved = errno, domain = 0;
-	int flags = SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+	int saved = errno, domain = 0, flags = STAMP_FLAGS;
 	socklen_t len = sizeof domain;
 	bool done = false;
 
@@ -221,16 +352,11 @@ bool conn_stamp(int fd)
 		return false;
 	if (real.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 &&
 	    (domain == AF_INET || domain == AF_INET6)) {
-		int before = 0;
+		int before = stamp_flags(fd);
 
-		len = sizeof before;
-		if (real.getsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &before, &len) == 0 &&
-		    before == 0)
-			done = real.setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &flags,
-					       sizeof flags) == 0;
-		else
-			done = before ==
-			       flags; /* inherited from a socket we stamped before a fork or exec */
+		done = before == STAMP_FLAGS || /* since before a fork or exec */
+		       (before == 0 && real.setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &flags,
+						       sizeof flags) == 0);
 	}
 	errno = saved;
 	return done;
@@ -248,27 +374,27 @@ void conn_set_listening(int fd, bool stamped)
 
 void conn_host_stamps(int fd)
 {
-	int saved = errno, off = 0;
-	enum fd_kind kind = kind_of(fd);
+	int saved = errno;
+	struct conn *c = conn_known(fd);
 
-	if (kind == FD_LISTENING_STAMPED) {
+	if (kind_of(fd) == FD_LISTENING_STAMPED)
 		conn_set_listening(fd, false);
-	} else if (kind == FD_STREAM) {
-		struct conn *c = conn_get(fd);
-
-		if (!c || !c->stamps)
-			return;
+	if (c)
 		c->stamps = false;
-	} else {
-		return;
-	}
-	real.setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &off, sizeof off);
+	if (stamp_flags(fd) == STAMP_FLAGS)
+		unstamp(fd);
 	errno = saved;
 }
 
 bool conn_wants_stamp(const struct conn *c)
 {
-	return c->stamps && !c->reading && c->role <= CONN_SERVER;
+	return c->stamps && !c->reading && !c->deaf && c->role <= CONN_SERVER;
+}
+
+/* Whether the newest request was only begun: of no interest when no more comes. Under lock. */
+static bool unread(const struct conn *c)
+{
+	return c->reading && !c->headed;
 }
 
 static request_id oldest(const struct conn *c)
@@ -317,6 +443,7 @@ static void opened(struct thread *t, struct conn *c, uint64_t arrival_ns, uint64
 	request_id id;
 
 	c->reading = true;
+	c->headed = false;
 	if (c->count == CONN_PIPELINE) {
 		drop(DROP_PIPELINE);
 		c->role = CONN_OTHER; /* answers can no longer be told apart */
@@ -344,6 +471,19 @@ static struct http_head *head_of(struct conn *c)
 	return r ? &r->head : &c->head;
 }
 
+/* The peer sends no HTTP any more: what it asked before is still to be answered. Under lock. */
+static void not_http(struct thread *t, struct conn *c, uint64_t now_ns)
+{
+	if (unread(c) && c->count) {
+		request_cancel(t, newest(c), now_ns);
+		c->count--;
+	}
+	c->reading = false;
+	c->deaf = true;
+	if (!c->count)
+		c->role = CONN_OTHER;
+}
+
 static void parse_in(struct thread *t, struct conn *c, const char *data, size_t len,
 		     uint64_t arrival_ns, uint64_t now_ns)
 {
@@ -353,7 +493,8 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 		struct http_head *head = head_of(c);
 		size_t used = http_request_feed(&c->in, head, data, len, &event);
 
-		data += used;
+		if (data)
+			data += used;
 		len -= used;
 		switch (event) {
 		case HTTP_REQUEST_BEGIN:
@@ -365,13 +506,13 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 			break;
 		case HTTP_REQUEST_HEAD:
 			c->role = CONN_SERVER;
+			c->headed = true;
 			break;
 		case HTTP_REQUEST_END:
 			c->reading = false;
 			break;
 		case HTTP_NOT_HTTP:
-			end_all(t, c, now_ns, c->reading);
-			c->role = CONN_OTHER;
+			not_http(t, c, now_ns);
 			break;
 		case HTTP_UPGRADED:
 			c->role = CONN_OTHER;
@@ -394,19 +535,27 @@ void conn_received(struct thread *t, struct conn *c, const struct iovec *iov, in
 	if (c->role == CONN_CLIENT) {
 		request_id owner = atomic_load_explicit(&c->owner, memory_order_relaxed);
 
+		c->connecting = false;
 		if (owner && owner != t->slice.owner && request_get(owner))
 			request_resume(t, owner, now_ns, RESUME_IO);
 		else if (t->slice.owner)
 			atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
 		return;
 	}
-	if (c->role == CONN_OTHER || !lock(c))
+	if (!len || c->role == CONN_OTHER || !lock(t, c))
 		return;
-	if (c->reading && newest(c) == oldest(c) && oldest(c))
-		request_resume(t, oldest(c), now_ns, RESUME_IO);
-	FOR_EACH_PIECE(iov, iovs, len, data, piece)
-	parse_in(t, c, data, piece, arrival_ns ? arrival_ns : now_ns, now_ns);
-	unlock(c);
+	arrival_ns = arrival_ns ? arrival_ns : now_ns;
+	if (c->role != CONN_OTHER && !c->deaf) {
+		if (c->reading && newest(c) == oldest(c) && oldest(c))
+			request_resume(t, oldest(c), now_ns, RESUME_IO);
+		if (!iov)
+			parse_in(t, c, NULL, len, arrival_ns, now_ns);
+		else
+			FOR_EACH_PIECE(iov, iovs, len, data, piece)
+		if (!c->deaf && c->role != CONN_OTHER)
+			parse_in(t, c, data, piece, arrival_ns, now_ns);
+	}
+	unlock(t, c);
 }
 
 void conn_sending(struct thread *t, struct conn *c)
@@ -417,8 +566,9 @@ void conn_sending(struct thread *t, struct conn *c)
 		id = atomic_load_explicit(&c->owner, memory_order_relaxed);
 		if (t->slice.owner)
 			atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
-		else if (id && request_get(id))
-			request_resume(t, id, clock_ns(), RESUME_TIMER);
+		else if (id && request_get(id)) /* after connecting: its peer let it wait */
+			request_resume(t, id, clock_ns(), c->connecting ? RESUME_IO : RESUME_TIMER);
+		c->connecting = false;
 		return;
 	}
 	if (c->role != CONN_SERVER || !c->count)
@@ -426,6 +576,13 @@ void conn_sending(struct thread *t, struct conn *c)
 	id = oldest(c);
 	if (id && id != t->slice.owner)
 		request_resume(t, id, clock_ns(), c->short_write ? RESUME_IO : RESUME_TIMER);
+}
+
+/* Another protocol from here on, both ways. Under lock. */
+static void upgraded(struct thread *t, struct conn *c, uint64_t now_ns)
+{
+	http_request_upgrade(&c->in);
+	leave_http(t, c, now_ns);
 }
 
 static void parse_out(struct thread *t, struct conn *c, const char *data, size_t len,
@@ -453,18 +610,19 @@ static void parse_out(struct thread *t, struct conn *c, const char *data, size_t
 			if (c->reading && c->count == 1 && http_request_abandon(&c->in))
 				c->reading = false;
 			answered(t, c, now_ns);
-			if (!c->count)
-				return;
-			break;
-		case HTTP_UPGRADED:
-			http_request_upgrade(&c->in);
 			if (c->count)
-				answered(t, c, now_ns);
-			c->role = CONN_OTHER;
+				break;
+			http_response_feed(&c->out, "", 0, &event);
+			if (event == HTTP_UPGRADED)
+				upgraded(t, c, now_ns);
+			else if (c->deaf)
+				c->role = CONN_OTHER;
+			return;
+		case HTTP_UPGRADED:
+			upgraded(t, c, now_ns);
 			break;
 		case HTTP_NOT_HTTP:
-			end_all(t, c, now_ns, false);
-			c->role = CONN_OTHER;
+			leave_http(t, c, now_ns);
 			break;
 		default:
 			break;
@@ -480,8 +638,12 @@ void conn_sent(struct thread *t, struct conn *c, const struct iovec *iov, int io
 			CONN_CLIENT; /* who speaks first on a connection we did not see being made */
 		atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
 	}
-	if (c->role != CONN_SERVER || !c->count || !lock(c))
+	if (c->role != CONN_SERVER || !c->count || !lock(t, c))
 		return;
+	if (c->role != CONN_SERVER || !c->count) {
+		unlock(t, c);
+		return;
+	}
 	c->short_write = len == -EAGAIN || (len >= 0 && (size_t)len < wanted);
 	if (len > 0 && iov) {
 		FOR_EACH_PIECE(iov, iovs, (size_t)len, data, piece)
@@ -489,30 +651,35 @@ void conn_sent(struct thread *t, struct conn *c, const struct iovec *iov, int io
 			parse_out(t, c, data, piece, now_ns);
 	} else if (len > 0) {
 		parse_out(t, c, NULL, (size_t)len, now_ns);
-	} else if (len < 0 && len != -EAGAIN && len != -EINTR) {
-		end_all(t, c, now_ns, false);
-		c->role = CONN_OTHER;
+	} else if (len == -EPIPE || len == -ECONNRESET || len == -ETIMEDOUT) {
+		leave_http(t, c, now_ns);
 	}
-	unlock(c);
+	unlock(t, c);
+}
+
+/* The host will send nothing more on @c. Under lock. */
+static void finish(struct thread *t, struct conn *c)
+{
+	uint64_t now = clock_ns();
+
+	if (c->saw_response && http_response_close(&c->out) == HTTP_CLOSE_END)
+		answered(t, c, now);
+	leave_http(t, c, now);
 }
 
 void conn_closing(struct thread *t, int fd, bool only_shutdown)
 {
 	uint64_t entry = in_table(fd) ? atomic_load_explicit(&table[fd], memory_order_acquire) : 0;
-	struct conn *c;
 
 	if (entry >> 32 == FD_STREAM) {
-		c = pool_at(&shared->connections, (uint32_t)entry);
+		struct conn *c = pool_at(&shared->connections, (uint32_t)entry);
+
 		if ((only_shutdown ||
 		     atomic_load_explicit(&c->references, memory_order_relaxed) == 1) &&
-		    c->count && lock(c)) {
-			uint64_t now = clock_ns();
-
-			if (c->saw_response && http_response_close(&c->out) == HTTP_CLOSE_END)
-				answered(t, c, now);
-			end_all(t, c, now, c->reading && c->role == CONN_UNKNOWN);
-			c->role = CONN_OTHER;
-			unlock(c);
+		    c->count && lock(t, c)) {
+			if (c->count)
+				finish(t, c);
+			unlock(t, c);
 		}
 	}
 	if (!only_shutdown && entry)
@@ -521,13 +688,24 @@ void conn_closing(struct thread *t, int fd, bool only_shutdown)
 
 bool conn_belongs(int fd, request_id id)
 {
-	uint64_t entry = in_table(fd) ? atomic_load_explicit(&table[fd], memory_order_acquire) : 0;
-	struct conn *c;
+	const struct conn *c;
+	request_id owner;
 
-	if (entry >> 32 != FD_STREAM)
+	switch (kind_of(fd)) {
+	case FD_LISTENING:
+	case FD_LISTENING_STAMPED:
 		return false;
-	c = pool_at(&shared->connections, (uint32_t)entry);
-	if (c->role == CONN_CLIENT)
-		return atomic_load_explicit(&c->owner, memory_order_relaxed) == id;
+	case FD_STREAM:
+		c = conn_get(fd);
+		break;
+	default:
+		return true; /* a pipe, a datagram socket: nobody's client */
+	}
+	if (!c)
+		return false;
+	if (c->role == CONN_CLIENT) {
+		owner = atomic_load_explicit(&c->owner, memory_order_relaxed);
+		return !owner || owner == id || !request_get(owner);
+	}
 	return c->count && oldest(c) == id;
 }

@@ -42,6 +42,9 @@ struct conn {
 	uint8_t role;         /* enum conn_role */
 	bool stamps;          /* the kernel gives us receive timestamps */
 	bool reading;         /* the newest request's head or body is not complete */
+	bool headed;          /* the newest request's head is complete */
+	bool deaf;            /* what the peer sends is no HTTP any more; answers are still due */
+	bool connecting;      /* client: nothing was written since connect() said EINPROGRESS */
 	bool short_write;     /* the last write did not take everything */
 	bool saw_response;    /* bytes of the answer have been written */
 	uint8_t first, count; /* queue of requests, oldest first */
@@ -50,6 +53,10 @@ struct conn {
 	struct http_response_parser out;
 	struct http_head head;  /* of a request that could not be opened */
 	_Atomic uint64_t owner; /* client: the request_id that last wrote here */
+
+	_Atomic uint32_t lost; /* bytes passed unparsed: whoever locks next takes it out of HTTP */
+	_Atomic uint32_t
+		dead; /* the last descriptor is gone: whoever unlocks gives the record back */
 };
 
 /** Map the descriptor table. Context: agent start. Returns 0 or -ENOMEM. */
@@ -58,14 +65,26 @@ int conn_start(void);
 /** The stream connection behind @fd, or NULL: not one, not tracked, or no longer a socket. */
 struct conn *conn_get(int fd);
 
+/** Whether @fd still leads to @c: another thread may have closed it while this one was in a call on it. */
+bool conn_still(int fd, const struct conn *c);
+
 /** @fd is new in this process: forget what it was. */
 void conn_forget(int fd);
+
+/** Every descriptor in [first, last] was closed. */
+void conn_forget_range(struct thread *t, unsigned first, unsigned last);
 
 /** @fd was accepted; @stamped: its listening socket asked for timestamps, which it inherited. */
 void conn_accepted(int fd, bool stamped);
 
 /** @fd connects to a peer, for request @owner (or 0). */
 void conn_connecting(int fd, request_id owner);
+
+/** connect() on @fd goes on in the background. */
+void conn_in_progress(int fd);
+
+/** The host asks how its connecting to a peer went: for its owner, whose request becomes current. */
+void conn_asked(struct thread *t, int fd);
 
 /** @copy is a duplicate of @fd. */
 void conn_duplicated(int fd, int copy);
@@ -83,10 +102,19 @@ void conn_set_listening(int fd, bool stamped);
 /** The host sets timestamp options on @fd itself: take ours off, for good. */
 void conn_host_stamps(int fd);
 
+/** Whether @flags, as getsockopt(SO_TIMESTAMPING) gives them, are ours. */
+bool conn_own_stamps(int flags);
+
+/** From here on the bytes of @fd are not what the host sees (TLS in the kernel): leave it alone. */
+void conn_opaque(struct thread *t, int fd);
+
 /** Whether a read now would begin a new request, so that its receive timestamp is wanted. */
 bool conn_wants_stamp(const struct conn *c);
 
-/** @len bytes were read into @iov; @arrival_ns: when they arrived, 0 not known. */
+/**
+ * @len bytes were read into @iov; @iov NULL: bytes that passed unseen; @len 0: the peer has closed. @arrival_ns: when they
+ * arrived, 0 not known.
+ */
 void conn_received(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, size_t len,
 		   uint64_t arrival_ns, uint64_t now_ns);
 
@@ -97,7 +125,7 @@ void conn_sending(struct thread *t, struct conn *c);
 void conn_sent(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, ssize_t len,
 	       size_t wanted, uint64_t now_ns);
 
-/** Whether @fd is this request's own connection or a descriptor it owns. */
+/** Whether waiting for @fd is @id's own affair: not so for listeners, other clients, and other requests' peers. */
 bool conn_belongs(int fd, request_id id);
 
 #endif

@@ -12,7 +12,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/close_range.h>
 #include <linux/errqueue.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/sendfile.h>
@@ -116,13 +120,33 @@ static void received(struct thread *t, struct conn *c, const struct iovec *iov, 
 	int saved = errno;
 	uint64_t now, arrival = 0;
 
-	if (n <= 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))
+	if (n < 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))
 		return;
 	now = clock_ns();
 	if (stamp->tv_sec)
 		arrival = stamp_to_monotonic(stamp, now);
+	if (flags &
+	    MSG_TRUNC) /* a stream's bytes are thrown away: the buffer need not even be there */
+		iov = NULL;
 	conn_received(t, c, iov, iovs, (size_t)n, arrival, now);
 	errno = saved;
+}
+
+/* Where the kernel says EFAULT, we must not look. */
+static bool readable(const void *p)
+{
+	return (uintptr_t)p >= 4096;
+}
+
+/* A read of nothing returns at once, where recvmsg would wait; what is no vector fails differently. */
+static bool may_stamp_iov(const struct iovec *iov, int iovs)
+{
+	if (iovs <= 0 || iovs > IOV_MAX || !readable(iov))
+		return false;
+	for (int i = 0; i < iovs; i++)
+		if (iov[i].iov_len)
+			return true;
+	return false;
 }
 
 /*
@@ -143,8 +167,8 @@ static void received(struct thread *t, struct conn *c, const struct iovec *iov, 
   busy = thread_current(t) != 0;                                                                   \
   if (!c && !busy)                                                                                 \
     return call;                                                                                   \
-  stamped = (may_stamp) && c && conn_wants_stamp(c) &&                                             \
-	    !((flags) & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE));                                      \
+  stamped = c && conn_wants_stamp(c) && (may_stamp) &&                                             \
+	    !((flags) & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE | MSG_TRUNC));                          \
   if (busy)                                                                                        \
     WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);                                                       \
   n = stamped ? receive_stamped(fd, (host), (flags), &stamp) : call;                               \
@@ -154,7 +178,7 @@ static void received(struct thread *t, struct conn *c, const struct iovec *iov, 
     conn_forget(fd);                                                                               \
     return call;                                                                                   \
   }                                                                                                \
-  if (c)                                                                                           \
+  if (c && conn_still(fd, c))                                                                      \
     received(t, c, (host)->msg_iov, (int)(host)->msg_iovlen, n, (flags), &stamp);                  \
   return n
 
@@ -165,7 +189,7 @@ static void received(struct thread *t, struct conn *c, const struct iovec *iov, 
 EXPORT ssize_t read(int fd, void *buffer, size_t bytes)
 {
 	ONE_BUFFER(buffer, bytes);
-	TAKING_IN(fd, &host_, 0, true, REAL(read)(fd, buffer, bytes));
+	TAKING_IN(fd, &host_, 0, bytes > 0, REAL(read)(fd, buffer, bytes));
 }
 EXPORT_ALIAS(read, __read);
 
@@ -181,8 +205,18 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int iovs)
 	struct msghdr host = { .msg_iov = (struct iovec *)(uintptr_t)iov,
 			       .msg_iovlen = (size_t)iovs };
 
-	TAKING_IN(fd, &host, 0, true, REAL(readv)(fd, iov, iovs));
+	TAKING_IN(fd, &host, 0, may_stamp_iov(iov, iovs), REAL(readv)(fd, iov, iovs));
 }
+
+/* With an offset of -1 these work on sockets, too, as readv and writev with flags. */
+EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int iovs, off_t at, int flags)
+{
+	struct msghdr host = { .msg_iov = (struct iovec *)(uintptr_t)iov,
+			       .msg_iovlen = (size_t)iovs };
+
+	TAKING_IN(fd, &host, 0, false, REAL(preadv2)(fd, iov, iovs, at, flags));
+}
+EXPORT_ALIAS(preadv2, preadv64v2);
 
 EXPORT ssize_t recvfrom(int fd, void *buffer, size_t bytes, int flags, struct sockaddr *from,
 			socklen_t *from_len)
@@ -190,6 +224,28 @@ EXPORT ssize_t recvfrom(int fd, void *buffer, size_t bytes, int flags, struct so
 	ONE_BUFFER(buffer, bytes);
 	TAKING_IN(fd, &host_, flags, !from,
 		  REAL(recvfrom)(fd, buffer, bytes, flags, from, from_len));
+}
+
+/* Descriptors that came in a message are new in this process, whatever their numbers were before. */
+static void learn_passed(const struct msghdr *msg)
+{
+	size_t at = 0;
+
+	while (msg->msg_control && at + sizeof(struct cmsghdr) <= msg->msg_controllen) {
+		const struct cmsghdr *m =
+			(const struct cmsghdr *)(const void *)((const char *)msg->msg_control + at);
+
+		if (m->cmsg_len < sizeof *m || m->cmsg_len > msg->msg_controllen - at)
+			return;
+		if (m->cmsg_level == SOL_SOCKET && m->cmsg_type == SCM_RIGHTS)
+			for (size_t i = 0; i < (m->cmsg_len - sizeof *m) / sizeof(int); i++) {
+				int fd;
+
+				memcpy(&fd, CMSG_DATA(m) + i * sizeof fd, sizeof fd);
+				conn_forget(fd);
+			}
+		at += CMSG_ALIGN(m->cmsg_len);
+	}
 }
 
 EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
@@ -201,7 +257,7 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	bool busy;
 	ssize_t n;
 
-	if (!t)
+	if (!t || !readable(msg))
 		return REAL(recvmsg)(fd, msg, flags);
 	c = conn_get(fd);
 	busy = thread_current(t) != 0;
@@ -211,8 +267,41 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 			   : REAL(recvmsg)(fd, msg, flags);
 	if (busy)
 		wait_end(&w);
-	if (c && n > 0)
+	if (n >= 0)
+		learn_passed(msg);
+	if (c && conn_still(fd, c))
 		received(t, c, msg->msg_iov, (int)msg->msg_iovlen, n, flags, &stamp);
+	return n;
+}
+
+EXPORT int recvmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags,
+		    struct timespec *timeout)
+{
+	struct thread *t = hook_enter();
+	struct timespec stamp = { 0 };
+	struct conn *c;
+	struct wait w;
+	int n;
+
+	if (!t)
+		return REAL(recvmmsg)(fd, msgs, count, flags, timeout);
+	c = conn_get(fd);
+	if (c &&
+	    c->stamps) { /* rare on streams: no stamps, then, for the host must not find ours */
+		conn_host_stamps(fd);
+		c->stamps = false;
+	}
+	WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);
+	n = REAL(recvmmsg)(fd, msgs, count, flags, timeout);
+	wait_end(&w);
+	for (int i = 0; i < n; i++) {
+		const struct msghdr *msg = &msgs[i].msg_hdr;
+
+		learn_passed(msg);
+		if (c && conn_still(fd, c))
+			received(t, c, msg->msg_iov, (int)msg->msg_iovlen, msgs[i].msg_len, flags,
+				 &stamp);
+	}
 	return n;
 }
 
@@ -272,6 +361,18 @@ EXPORT ssize_t pread(int fd, void *buffer, size_t bytes, off_t at)
 EXPORT_ALIAS(pread, pread64);
 EXPORT_ALIAS(pread, __pread64);
 
+EXPORT ssize_t preadv(int fd, const struct iovec *iov, int iovs, off_t at)
+{
+	TIMED_IN_REQUEST(ssize_t, fd, WAIT_BRIEF, REAL(preadv)(fd, iov, iovs, at));
+}
+EXPORT_ALIAS(preadv, preadv64);
+
+EXPORT ssize_t pwritev(int fd, const struct iovec *iov, int iovs, off_t at)
+{
+	TIMED_IN_REQUEST(ssize_t, fd, WAIT_BRIEF, REAL(pwritev)(fd, iov, iovs, at));
+}
+EXPORT_ALIAS(pwritev, pwritev64);
+
 EXPORT ssize_t __pread_chk(int fd, void *buffer, size_t bytes, off_t at, size_t room)
 {
 	CHECK(bytes, room);
@@ -307,11 +408,14 @@ static size_t total(const struct iovec *iov, size_t iovs)
 	return sum;
 }
 
+/* @iov is looked at only when the kernel has found it good. NULL: bytes that nobody saw, @wanted says how many. */
 static void sent(struct thread *t, struct conn *c, const struct iovec *iov, size_t iovs, ssize_t n,
 		 size_t wanted)
 {
 	int saved = errno;
 
+	if (iov)
+		wanted = n >= 0 ? total(iov, iovs) : 0;
 	conn_sent(t, c, iov, (int)iovs, n < 0 ? -saved : n, wanted, clock_ns());
 	errno = saved;
 }
@@ -327,12 +431,12 @@ static void sent(struct thread *t, struct conn *c, const struct iovec *iov, size
   c = conn_get(fd);                                                                                \
   if (c)                                                                                           \
     conn_sending(t, c);                                                                            \
-  if (!thread_current(t))                                                                          \
+  if (!thread_current(t) && !(c && c->count))                                                      \
     return call;                                                                                   \
   WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);                                                        \
   n = call;                                                                                        \
   wait_end(&w);                                                                                    \
-  if (c)                                                                                           \
+  if (c && conn_still(fd, c))                                                                      \
     sent(t, c, iov, iovs, n, wanted);                                                              \
   return n
 
@@ -362,13 +466,41 @@ EXPORT ssize_t sendto(int fd, const void *buffer, size_t bytes, int flags,
 
 EXPORT ssize_t writev(int fd, const struct iovec *iov, int iovs)
 {
-	GIVING_OUT(fd, iov, (size_t)iovs, total(iov, (size_t)iovs), REAL(writev)(fd, iov, iovs));
+	GIVING_OUT(fd, iov, (size_t)iovs, 0, REAL(writev)(fd, iov, iovs));
 }
+
+EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int iovs, off_t at, int flags)
+{
+	GIVING_OUT(fd, iov, (size_t)iovs, 0, REAL(pwritev2)(fd, iov, iovs, at, flags));
+}
+EXPORT_ALIAS(pwritev2, pwritev64v2);
 
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	GIVING_OUT(fd, msg->msg_iov, msg->msg_iovlen, total(msg->msg_iov, msg->msg_iovlen),
-		   REAL(sendmsg)(fd, msg, flags));
+	static const struct msghdr nothing;
+	const struct msghdr *m = readable(msg) ? msg : &nothing;
+
+	GIVING_OUT(fd, m->msg_iov, m->msg_iovlen, 0, REAL(sendmsg)(fd, msg, flags));
+}
+
+EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags)
+{
+	struct thread *t = hook_entered();
+	struct conn *c;
+	struct wait w;
+	int n;
+
+	if (!t)
+		return REAL(sendmmsg)(fd, msgs, count, flags);
+	c = conn_get(fd);
+	if (c)
+		conn_sending(t, c);
+	WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);
+	n = REAL(sendmmsg)(fd, msgs, count, flags);
+	wait_end(&w);
+	for (int i = 0; c && conn_still(fd, c) && i < n; i++)
+		sent(t, c, msgs[i].msg_hdr.msg_iov, msgs[i].msg_hdr.msg_iovlen, msgs[i].msg_len, 0);
+	return n;
 }
 
 EXPORT ssize_t sendfile(int fd, int from, off_t *at, size_t bytes)
@@ -376,6 +508,32 @@ EXPORT ssize_t sendfile(int fd, int from, off_t *at, size_t bytes)
 	GIVING_OUT(fd, NULL, 0, bytes, REAL(sendfile)(fd, from, at, bytes));
 }
 EXPORT_ALIAS(sendfile, sendfile64);
+
+/* Bytes pass unseen out of one descriptor into another. */
+EXPORT ssize_t splice(int from, off64_t *from_at, int to, off64_t *to_at, size_t bytes,
+		      unsigned flags)
+{
+	static const struct timespec no_stamp;
+	struct thread *t = hook_entered();
+	struct conn *in, *out;
+	struct wait w;
+	ssize_t n;
+
+	if (!t)
+		return REAL(splice)(from, from_at, to, to_at, bytes, flags);
+	in = conn_get(from);
+	out = conn_get(to);
+	if (out)
+		conn_sending(t, out);
+	WAIT_BEGIN(&w, t, IO, WAIT_LONG, in ? from : to, 0);
+	n = REAL(splice)(from, from_at, to, to_at, bytes, flags);
+	wait_end(&w);
+	if (in && conn_still(from, in))
+		received(t, in, NULL, 0, n, 0, &no_stamp);
+	if (out && conn_still(to, out))
+		sent(t, out, NULL, 0, n, bytes);
+	return n;
+}
 
 /* ---- Events ---- */
 
@@ -428,7 +586,7 @@ static void events_end(struct thread *t, uint64_t now_ns)
     if (wait_enter(&events_, (t), (enum state)EVENT_WAIT, WAIT_BRIEF, (fd), 0)) {                  \
       (t)->wait.request = parked_;                                                                 \
       WAIT_WHERE(&(t)->wait);                                                                      \
-      wait_publish(t);                                                                             \
+      events_.seq = wait_publish(t);                                                               \
     }                                                                                              \
     n = call;                                                                                      \
     then_ = wait_end_idle(&events_);                                                               \
@@ -460,12 +618,29 @@ EXPORT int epoll_pwait(int fd, struct epoll_event *events, int max, int timeout_
 	return n;
 }
 
-/* poll and select are event loops, too, unless a request waits for its own descriptors only, or for nothing but time. */
-static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t count)
+EXPORT int epoll_pwait2(int fd, struct epoll_event *events, int max, const struct timespec *timeout,
+			const sigset_t *mask)
+{
+	struct thread *t = hook_enter();
+	int n;
+
+	if (!t)
+		return REAL(epoll_pwait2)(fd, events, max, timeout, mask);
+	EVENTS(t, fd, REAL(epoll_pwait2)(fd, events, max, timeout, mask));
+	return n;
+}
+
+/*
+ * poll and select are event loops, too, unless a request waits for its own descriptors only, or for nothing but time. Who
+ * only asks (@at_once) does not wait, and does not lay its request down.
+ */
+static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t count, bool at_once)
 {
 	request_id id = thread_current(t);
 
-	if (!id || count > 4)
+	if (id && at_once)
+		return true;
+	if (!id || count > 4 || (count && !readable(fds)))
 		return false;
 	for (nfds_t i = 0; i < count; i++)
 		if (fds[i].fd >= 0 && !conn_belongs(fds[i].fd, id))
@@ -473,15 +648,16 @@ static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t cou
 	return true;
 }
 
-#define POLLING(fds, count, call)                                                                  \
+#define POLLING(fds, count, at_once, call)                                                         \
   struct thread *t = hook_enter();                                                                 \
   struct wait w;                                                                                   \
   int n;                                                                                           \
                                                                                                    \
   if (!t)                                                                                          \
     return call;                                                                                   \
-  if (all_own(t, fds, count)) {                                                                    \
-    WAIT_BEGIN(&w, t, (count) ? IO : SLEEP, WAIT_LONG, (count) ? (fds)[0].fd : -1, 0);             \
+  if (all_own(t, fds, count, at_once)) {                                                           \
+    WAIT_BEGIN(&w, t, (count) ? IO : SLEEP, (at_once) ? WAIT_BRIEF : WAIT_LONG,                    \
+	       (count) && !(at_once) ? (fds)[0].fd : -1, 0);                                       \
     n = call;                                                                                      \
     wait_end(&w);                                                                                  \
   } else {                                                                                         \
@@ -491,14 +667,15 @@ static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t cou
 
 EXPORT int poll(struct pollfd *fds, nfds_t count, int timeout_ms)
 {
-	POLLING(fds, count, REAL(poll)(fds, count, timeout_ms));
+	POLLING(fds, count, timeout_ms == 0, REAL(poll)(fds, count, timeout_ms));
 }
 EXPORT_ALIAS(poll, __poll);
 
 EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
 		 const sigset_t *mask)
 {
-	POLLING(fds, count, REAL(ppoll)(fds, count, timeout, mask));
+	POLLING(fds, count, readable(timeout) && !timeout->tv_sec && !timeout->tv_nsec,
+		REAL(ppoll)(fds, count, timeout, mask));
 }
 
 EXPORT int __poll_chk(struct pollfd *fds, nfds_t count, int timeout_ms, size_t room)
@@ -515,13 +692,17 @@ EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *
 }
 
 /* The descriptors of a select as a poll would name them, when they are few. */
-static nfds_t select_to_poll(int count, const fd_set *in, const fd_set *out, struct pollfd *fds,
-			     nfds_t max)
+static nfds_t select_to_poll(int count, const fd_set *in, const fd_set *out, const fd_set *except,
+			     struct pollfd *fds, nfds_t max)
 {
 	nfds_t found = 0;
 
+	if ((in && !readable(in)) || (out && !readable(out)) || (except && !readable(except)))
+		return max + 1;
+
 	for (int fd = 0; fd < count && fd < FD_SETSIZE; fd++) {
-		if (!(in && FD_ISSET(fd, in)) && !(out && FD_ISSET(fd, out)))
+		if (!(in && FD_ISSET(fd, in)) && !(out && FD_ISSET(fd, out)) &&
+		    !(except && FD_ISSET(fd, except)))
 			continue;
 		if (found == max)
 			return max + 1; /* more than anyone waits for in a request */
@@ -530,23 +711,28 @@ static nfds_t select_to_poll(int count, const fd_set *in, const fd_set *out, str
 	return found;
 }
 
-#define SELECTING(count, in, out, call)                                                            \
+#define SELECTING(count, in, out, except, at_once, call)                                           \
   struct pollfd fds_[4];                                                                           \
-  nfds_t found_ =                                                                                  \
-	  tls.self && thread_current(tls.self) ? select_to_poll(count, in, out, fds_, 4) : 5;      \
+  nfds_t found_ = tls.self && thread_current(tls.self)                                             \
+			  ? select_to_poll(count, in, out, except, fds_, 4)                        \
+			  : 5;                                                                     \
                                                                                                    \
-  POLLING(fds_, found_, call)
+  POLLING(fds_, found_, at_once, call)
 
 EXPORT int select(int count, fd_set *in, fd_set *out, fd_set *except, struct timeval *timeout)
 {
-	SELECTING(count, in, out, REAL(select)(count, in, out, except, timeout));
+	SELECTING(count, in, out, except,
+		  readable(timeout) && !timeout->tv_sec && !timeout->tv_usec,
+		  REAL(select)(count, in, out, except, timeout));
 }
 EXPORT_ALIAS(select, __select);
 
 EXPORT int pselect(int count, fd_set *in, fd_set *out, fd_set *except,
 		   const struct timespec *timeout, const sigset_t *mask)
 {
-	SELECTING(count, in, out, REAL(pselect)(count, in, out, except, timeout, mask));
+	SELECTING(count, in, out, except,
+		  readable(timeout) && !timeout->tv_sec && !timeout->tv_nsec,
+		  REAL(pselect)(count, in, out, except, timeout, mask));
 }
 
 /* ---- Descriptors ---- */
@@ -594,6 +780,8 @@ EXPORT int connect(int fd, const struct sockaddr *to, socklen_t len)
 	WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);
 	n = REAL(connect)(fd, to, len);
 	wait_end(&w);
+	if (n < 0 && errno == EINPROGRESS)
+		conn_in_progress(fd);
 	return n;
 }
 EXPORT_ALIAS(connect, __connect);
@@ -605,6 +793,17 @@ EXPORT int socket(int domain, int type, int protocol)
 	if (fd >= 0 && hook_entered())
 		conn_forget(fd);
 	return fd;
+}
+
+EXPORT int socketpair(int domain, int type, int protocol, int pair[2])
+{
+	int n = REAL(socketpair)(domain, type, protocol, pair);
+
+	if (n == 0 && hook_entered()) {
+		conn_forget(pair[0]);
+		conn_forget(pair[1]);
+	}
+	return n;
 }
 
 EXPORT int listen(int fd, int backlog)
@@ -643,6 +842,48 @@ EXPORT int close(int fd)
 }
 EXPORT_ALIAS(close, __close);
 
+EXPORT int close_range(unsigned first, unsigned last, int flags)
+{
+	int n = REAL(close_range)(first, last, flags);
+	struct thread *t =
+		n == 0 && !((unsigned)flags & CLOSE_RANGE_CLOEXEC) ? hook_entered() : NULL;
+
+	if (t) {
+		int saved = errno;
+
+		conn_forget_range(t, first, last);
+		errno = saved;
+	}
+	return n;
+}
+
+EXPORT void closefrom(int first)
+{
+	struct thread *t = hook_entered();
+
+	REAL(closefrom)(first);
+	if (t)
+		conn_forget_range(t, first < 0 ? 0 : (unsigned)first, UINT_MAX);
+}
+
+/* The third argument is an int or a pointer, whatever the command wants: it is handed on as the wider one. */
+EXPORT int fcntl(int fd, int command, ...)
+{
+	va_list list;
+	void *argument;
+	int n;
+
+	va_start(list, command);
+	argument = va_arg(list, void *);
+	va_end(list);
+	n = REAL(fcntl)(fd, command, argument);
+	if (unlikely(command == F_DUPFD || command == F_DUPFD_CLOEXEC) && n >= 0 && hook_entered())
+		conn_duplicated(fd, n);
+	return n;
+}
+EXPORT_ALIAS(fcntl, fcntl64);
+EXPORT_ALIAS(fcntl, __fcntl);
+
 EXPORT int dup(int fd)
 {
 	int copy = REAL(dup)(fd);
@@ -658,11 +899,14 @@ EXPORT int dup(int fd)
                                                                                                    \
   if (!t)                                                                                          \
     return call;                                                                                   \
-  if ((fd) != (copy))                                                                              \
-    conn_closing(t, copy, false);                                                                  \
   n = call;                                                                                        \
-  if (n >= 0 && (fd) != (copy))                                                                    \
+  if (n >= 0 && (fd) != (copy)) {                                                                  \
+    int saved_ = errno;                                                                            \
+                                                                                                   \
+    conn_closing(t, copy, false);                                                                  \
     conn_duplicated(fd, copy);                                                                     \
+    errno = saved_;                                                                                \
+  }                                                                                                \
   return n
 
 EXPORT int dup2(int fd, int copy)
@@ -686,7 +930,33 @@ static bool about_stamps(int level, int option)
 
 EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_t len)
 {
+	struct thread *t;
+
 	if (unlikely(about_stamps(level, option)) && hook_entered())
 		conn_host_stamps(fd);
+	if (unlikely(level == IPPROTO_TCP && option == TCP_ULP) && (t = hook_entered()) != NULL)
+		conn_opaque(t, fd);
 	return REAL(setsockopt)(fd, level, option, value, len);
+}
+
+/* The host does not find the timestamps that it did not ask for. */
+EXPORT int getsockopt(int fd, int level, int option, void *value, socklen_t *len)
+{
+	int n = REAL(getsockopt)(fd, level, option, value, len);
+	struct thread *t;
+	int flags, saved;
+
+	if (level != SOL_SOCKET || n)
+		return n;
+	if (unlikely(option == SO_TIMESTAMPING || option == SO_TIMESTAMPING_NEW) &&
+	    *len >= sizeof flags) {
+		memcpy(&flags, value, sizeof flags);
+		if (conn_own_stamps(flags))
+			memset(value, 0, sizeof flags);
+	} else if (option == SO_ERROR && (t = hook_entered()) != NULL) {
+		saved = errno;
+		conn_asked(t, fd);
+		errno = saved;
+	}
+	return n;
 }

@@ -41,8 +41,8 @@ bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_ki
 	w->t = t;
 	w->state = state;
 	/*
-	 * A busy slot is an outer wait when we are deeper on the same stack; otherwise the host jumped out of it
-	 * (siglongjmp) or runs on another stack: then it is stale, and ours from now on.
+	 * A busy slot is an outer wait when we are deeper on the same stack; otherwise the host left it unseen (cancellation)
+	 * or runs on another stack: then it is stale, and ours from now on.
 	 */
 	w->nested = slot_busy(t) && here < t->wait.sp && t->wait.sp - here < 1u << 20;
 	if (w->nested)
@@ -62,6 +62,19 @@ bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_ki
 	return true;
 }
 
+/* Close the slot if it is still ours. */
+static void slot_close(const struct wait *w)
+{
+	if (!w->nested && atomic_load_explicit(&w->t->wait.seq, memory_order_relaxed) == w->seq)
+		wait_publish(w->t);
+}
+
+void wait_jumped(struct thread *t)
+{
+	if (slot_busy(t))
+		wait_publish(t);
+}
+
 uint64_t wait_end(struct wait *w)
 {
 	int saved = errno;
@@ -70,7 +83,7 @@ uint64_t wait_end(struct wait *w)
 
 	if (w->nested)
 		return now;
-	wait_publish(t);
+	slot_close(w);
 	waited = now - w->start_ns;
 	if (w->state == IO && waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
 		waited =
@@ -83,14 +96,14 @@ uint64_t wait_end(struct wait *w)
 		waited -= delay;
 		t->slice.runq_ns += delay;
 	}
-	slice_wait(t, w->state, waited);
+	if (w->state < STATES)
+		slice_wait(t, w->state, waited);
 	errno = saved;
 	return now;
 }
 
 uint64_t wait_end_idle(struct wait *w)
 {
-	if (!w->nested)
-		wait_publish(w->t);
+	slot_close(w);
 	return clock_ns();
 }

@@ -28,7 +28,8 @@ struct wait {
 	uint64_t start_ns;
 	uint64_t runq_ns; /* run-queue delay at the start, valid when split */
 	bool split;
-	bool nested; /* inside another wait: a signal handler of the host ran in it */
+	bool nested;  /* inside another wait: a signal handler of the host ran in it */
+	uint32_t seq; /* of the slot while it is ours */
 	enum state state;
 };
 
@@ -47,7 +48,7 @@ struct wait {
   do {                                                                                             \
     if (wait_enter((w), (thread), (state_), (kind_), (fd_), (uintptr_t)(object_))) {               \
       WAIT_WHERE(&(w)->t->wait);                                                                   \
-      wait_publish((w)->t);                                                                        \
+      (w)->seq = wait_publish((w)->t);                                                             \
     }                                                                                              \
   } while (0)
 
@@ -55,12 +56,16 @@ struct wait {
 bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_kind kind, int fd,
 		uintptr_t object);
 
-static inline void wait_publish(struct thread *t)
+static inline uint32_t wait_publish(struct thread *t)
 {
-	atomic_store_explicit(&t->wait.seq,
-			      atomic_load_explicit(&t->wait.seq, memory_order_relaxed) + 1,
-			      memory_order_release);
+	uint32_t seq = atomic_load_explicit(&t->wait.seq, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(&t->wait.seq, seq, memory_order_release);
+	return seq;
 }
+
+/** The host jumps out of whatever it waits in: the wait's own end will not come. Context: hook. */
+void wait_jumped(struct thread *t);
 
 /**
  * The call returned: charge its time to the thread's slice. Keeps errno. Returns the time now.
