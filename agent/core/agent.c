@@ -6,6 +6,8 @@
 #include "agent/core/agent.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/close_range.h>
 #include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -369,6 +371,19 @@ static bool life_fill(struct life *l)
 	return l->transport && l->dict && l->aggregate && l->modules && l->routes;
 }
 
+/*
+ * Our descriptors are none of the host's: it may close(0) and count on the next one being 0, close them all, or count them.
+ * So this thread leaves the table that it shares with the host for one of its own, empty, which no fork or exec copies.
+ * Before Linux 5.9 it stays; then core/fd.c looks after our few.
+ */
+static void leave_files(struct life *l)
+{
+	l->pidfd = -1;
+	l->own_files = syscall(SYS_close_range, 0, UINT_MAX, CLOSE_RANGE_UNSHARE) == 0;
+	if (l->own_files)
+		l->pidfd = (int)syscall(SYS_pidfd_open, shared->pid, 0);
+}
+
 static void *agent_main(void *argument)
 {
 	struct life *l = argument;
@@ -377,6 +392,7 @@ static void *agent_main(void *argument)
 	tls.outside = 1;
 	prctl(PR_SET_NAME, "sonde");
 	shared->agent_tid = (pid_t)syscall(SYS_gettid);
+	leave_files(l);
 	if (!life_fill(l)) {
 		atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
 		return NULL;
@@ -512,7 +528,7 @@ void agent_boot(char *const *envp)
 	thread_setup.timestamps = config.timestamps;
 	thread_setup.signal = 0;
 	handler_start(memory.threads, LIFE_THREADS, sizeof(struct thread), config.stack_depth);
-	thread_setup.signal = handler_install();
+	thread_setup.signal = handler_install(0);
 	if (!thread_setup.signal)
 		say("no real-time signal is free: CPU is not sampled");
 	if (agent_begin())

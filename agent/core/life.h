@@ -41,6 +41,9 @@ struct life {
 	struct modules *modules;
 	struct route_table *routes;
 
+	bool own_files; /* this thread has a descriptor table of its own */
+	int pidfd;      /* of this process, to borrow the host's descriptors; -1: cannot */
+
 	struct known known[LIFE_THREADS + 1];
 	uint64_t seq;
 	uint64_t window_ns, window_unix_ns; /* start of the one in the making */

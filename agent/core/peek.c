@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ static bool read_slot(struct thread *t, struct wait_slot *slot)
 	return atomic_load_explicit(&t->wait.seq, memory_order_relaxed) == seq;
 }
 
-static uint32_t peer_object(struct life *l, int fd)
+static uint32_t peer_name(struct life *l, int fd)
 {
 	struct sockaddr_storage a;
 	socklen_t len = sizeof a;
@@ -66,6 +67,22 @@ static uint32_t peer_object(struct life *l, int fd)
 		return 0;
 	}
 	return dict_object(l->dict, SONDE__OBJECT__KIND__PEER, name);
+}
+
+/* The host's descriptor, for a moment in our table. */
+static uint32_t peer_object(struct life *l, int fd)
+{
+	uint32_t object;
+	int copy;
+
+	if (!l->own_files)
+		return peer_name(l, fd);
+	copy = (int)syscall(SYS_pidfd_getfd, l->pidfd, fd, 0);
+	if (copy < 0)
+		return 0;
+	object = peer_name(l, copy);
+	close(copy);
+	return object;
 }
 
 static uint32_t object_of(struct life *l, const struct wait_slot *slot)

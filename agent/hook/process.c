@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The process: start, fork, exec, exit, and the signal mask.
+ * The process: start, fork, exec, exit.
  *
- * Our sampling signal is hidden from the host. It may be pending at any moment, so it must never be blocked for long
- * (Apache blocks everything in its threads: no samples), nor be pending across an exec, where its default action would
- * kill the new program: hence timers are stopped first, and what is pending is delivered on the way back from that call.
+ * Our sampling signal must not be pending across an exec, where its default action would kill the new program: hence timers
+ * are stopped first, and what is pending is delivered on the way back from that call.
  */
 #include <alloca.h>
 #include <errno.h>
@@ -28,7 +27,8 @@ static __attribute__((constructor)) void process_start(int argc, char **argv, ch
 
 static __attribute__((destructor)) void process_end(void)
 {
-	if (hook_entered())
+	/* By whichever thread: main may be gone, and the last one past its end. But not by a vfork's child. */
+	if (shared && !tls.in_vfork && (pid_t)syscall(SYS_gettid) != shared->agent_tid)
 		agent_flush();
 }
 
@@ -39,9 +39,11 @@ struct thread *hook_enter_slow(void)
 
 	if (tls.outside || tls.in_vfork || !shared)
 		return NULL;
-	if (tls.self) { /* a fork's child that did not come through our fork: the record is wiped */
+	if (tls.self) { /* our record is gone */
 		tls.self = NULL;
-		agent_forked();
+		/* wiped: a fork's child that did not come through our fork; else the scan took us for dead */
+		if (atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_OFF)
+			agent_forked();
 	}
 	if (agent_begin())
 		t = tls.self ? tls.self : thread_register();
@@ -167,6 +169,11 @@ EXPORT int execvpe(const char *file, char *const *argv, char *const *envp)
 	EXEC(REAL(execvpe)(file, argv, envp));
 }
 
+EXPORT int execveat(int dir, const char *path, char *const *argv, char *const *envp, int flags)
+{
+	EXEC(REAL(execveat)(dir, path, argv, envp, flags));
+}
+
 EXPORT int fexecve(int fd, char *const *argv, char *const *envp)
 {
 	EXEC(REAL(fexecve)(fd, argv, envp));
@@ -230,40 +237,10 @@ EXPORT __attribute__((noreturn)) void _exit(int status)
 }
 EXPORT_ALIAS(_exit, _Exit);
 
-/* ---- signals ---- */
-
-/* @set without our signal, in @copy when that makes a difference. */
-static const sigset_t *without_ours(int how, const sigset_t *set, sigset_t *copy)
+EXPORT __attribute__((noreturn)) void quick_exit(int status)
 {
-	if (!set || how == SIG_UNBLOCK || !thread_setup.signal ||
-	    sigismember(set, thread_setup.signal) != 1)
-		return set;
-	*copy = *set;
-	sigdelset(copy, thread_setup.signal);
-	return copy;
-}
-
-EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
-{
-	sigset_t copy;
-
-	return REAL(pthread_sigmask)(how, tls.outside ? set : without_ours(how, set, &copy), old);
-}
-
-EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
-{
-	sigset_t copy;
-
-	return REAL(sigprocmask)(how, tls.outside ? set : without_ours(how, set, &copy), old);
-}
-
-/* The host finds our signal as it was before us, and setting it has no effect. */
-EXPORT int sigaction(int number, const struct sigaction *action, struct sigaction *old)
-{
-	if (unlikely(thread_setup.signal && number == thread_setup.signal && !tls.outside)) {
-		if (old)
-			*old = (struct sigaction){ .sa_handler = SIG_DFL };
-		return 0;
-	}
-	return REAL(sigaction)(number, action, old);
+	if (hook_entered())
+		agent_flush();
+	REAL(quick_exit)(status);
+	__builtin_unreachable();
 }

@@ -32,7 +32,14 @@ struct start {
 	void *(*function)(void *);
 	void *argument;
 	size_t stack_bytes;
+	bool blocks; /* as its creator's mask, see signal.c */
 };
+
+/* The CPU clock of another thread, as the kernel numbers them: see clock_getcpuclockid(3). */
+static clockid_t clock_of(pid_t tid)
+{
+	return (clockid_t)(~(unsigned)tid << 3 | 6);
+}
 
 static void timer_make(struct thread *t, clockid_t clock)
 {
@@ -50,6 +57,22 @@ static void timer_make(struct thread *t, clockid_t clock)
 		return;
 	}
 	thread_timer_start(t);
+}
+
+void thread_move_timers(int number)
+{
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	thread_setup.signal = number;
+	for (uint32_t i = 1; i <= threads; i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->life, memory_order_acquire) != THREAD_LIVE)
+			continue;
+		if (t->timer >= 0)
+			syscall(SYS_timer_delete, t->timer);
+		timer_make(t, clock_of(t->tid));
+	}
 }
 
 void thread_timer_start(struct thread *t)
@@ -181,14 +204,12 @@ struct thread *thread_register(void)
 
 struct thread *thread_register_other(pid_t tid)
 {
-	/* The CPU clock of another thread, as the kernel numbers them: see clock_getcpuclockid(3). */
-	clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6);
 	struct thread *t = thread_new(tid);
 
 	if (!t)
 		return NULL;
 	atomic_store_explicit(&t->life, THREAD_LIVE, memory_order_release);
-	timer_make(t, clock);
+	timer_make(t, clock_of(tid));
 	return t;
 }
 
@@ -235,6 +256,7 @@ static void *trampoline(void *argument)
 	void *value = start->argument;
 	size_t bytes = start->stack_bytes;
 
+	tls.blocks = start->blocks;
 	pool_give(&shared->starts, pool_index(&shared->starts, start));
 	if (!tls.self)
 		register_with_stack(bytes);
@@ -255,6 +277,7 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 	start->function = function;
 	start->argument = argument;
 	start->stack_bytes = thread_setup.default_stack_bytes;
+	start->blocks = tls.blocks;
 	if (attributes)
 		pthread_attr_getstacksize(attributes, &start->stack_bytes);
 	r = REAL(pthread_create)(thread, attributes, trampoline, start);

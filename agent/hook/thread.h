@@ -35,6 +35,9 @@ struct thread *thread_register_other(pid_t tid);
 /** The record of a thread that is gone without a word: its timer is deleted. Context: agent. */
 void thread_gone(struct thread *t);
 
+/** From now on the timers of all threads send @number; 0: they are gone. Context: hook. */
+void thread_move_timers(int number);
+
 /** Stop the calling thread's sampling timer, and start it again. Context: hook. */
 void thread_timer_stop(struct thread *t);
 void thread_timer_start(struct thread *t);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <ucontext.h>
 
+#include "agent/hook/real.h"
 #include "agent/sig/ring.h"
 #include "agent/sig/unwind.h"
 #include "agent/thread.h"
@@ -31,15 +32,27 @@ void handler_start(const void *threads, uint32_t count, uint32_t stride, unsigne
 	setup.depth = depth;
 }
 
-static struct thread *thread_of(const siginfo_t *info)
+static bool ours(const siginfo_t *info)
 {
 	uintptr_t offset = (uintptr_t)info->si_value.sival_ptr - setup.threads;
-	struct thread *t;
 
-	if (info->si_code != SI_TIMER || offset % setup.stride ||
-	    offset / setup.stride >= setup.count)
-		return NULL;
-	t = info->si_value.sival_ptr;
+	return info->si_code == SI_TIMER && offset % setup.stride == 0 &&
+	       offset / setup.stride < setup.count;
+}
+
+/* Somebody sends our signal, which the host does not handle: that ends it, as it would without us. */
+static void die(int number)
+{
+	struct sigaction action = { .sa_handler = SIG_DFL };
+
+	real.sigaction(number, &action, NULL);
+	raise(number); /* blocked until we return */
+}
+
+static struct thread *thread_of(const siginfo_t *info)
+{
+	struct thread *t = info->si_value.sival_ptr;
+
 	return atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE ? t : NULL;
 }
 
@@ -61,16 +74,18 @@ static struct unwind_regs regs_of(const ucontext_t *context)
 static void on_signal(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
-	struct thread *t = thread_of(info);
+	struct thread *t = ours(info) ? thread_of(info) : NULL;
 	uint64_t start = clock_ns();
 	struct sample_record *record;
 	struct unwind_stack stack = { 0 };
 	struct unwind_regs regs;
 	enum unwind_end end;
 
-	(void)number;
 	if (!t) {
-		drop(DROP_REENTRY);
+		if (info->si_code == SI_TIMER) /* perhaps of a thread that is gone */
+			drop(DROP_REENTRY);
+		else
+			die(number);
 		errno = saved;
 		return;
 	}
@@ -100,17 +115,22 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	errno = saved;
 }
 
-int handler_install(void)
+bool handler_is_ours(const struct sigaction *action)
+{
+	return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_signal;
+}
+
+int handler_install(int from)
 {
 	struct sigaction action = { .sa_sigaction = on_signal,
 				    .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
 
 	sigemptyset(&action.sa_mask);
-	for (int number = SIGRTMIN + 5; number <= SIGRTMAX; number++) {
+	for (int number = from ? from : SIGRTMIN + 5; number <= SIGRTMAX; number++) {
 		struct sigaction now;
 
-		if (sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
-		    now.sa_handler == SIG_DFL && sigaction(number, &action, NULL) == 0)
+		if (real.sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
+		    now.sa_handler == SIG_DFL && real.sigaction(number, &action, NULL) == 0)
 			return number;
 	}
 	return 0;
