@@ -129,6 +129,7 @@ enum drop {
 	DROP_CONNECTIONS, /* no free slot for a connection */
 	DROP_DESCRIPTORS, /* descriptor beyond the table */
 	DROP_PIPELINE,    /* more pipelined requests than a connection keeps */
+	DROP_LOST,        /* HTTP connections whose bytes stopped making sense, or passed unseen */
 	DROP_RACED,       /* two threads used one connection or request at the same moment */
 	DROP_TIMERS,      /* timer_create refused: this thread's CPU is not sampled */
 	DROP_RING,        /* CPU samples: ring full */

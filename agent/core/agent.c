@@ -48,6 +48,7 @@ static const char *const drop_names[DROPS] = {
 	[DROP_CONNECTIONS] = "connection table full",
 	[DROP_DESCRIPTORS] = "descriptor number too high",
 	[DROP_PIPELINE] = "too many pipelined requests",
+	[DROP_LOST] = "lost the thread of an HTTP connection",
 	[DROP_RACED] = "raced on a connection or request",
 	[DROP_TIMERS] = "no timer for a thread",
 	[DROP_RING] = "sample ring full",

@@ -474,6 +474,8 @@ static struct http_head *head_of(struct conn *c)
 /* The peer sends no HTTP any more: what it asked before is still to be answered. Under lock. */
 static void not_http(struct thread *t, struct conn *c, uint64_t now_ns)
 {
+	if (http_request_lost(&c->in))
+		drop(DROP_LOST);
 	if (unread(c) && c->count) {
 		request_cancel(t, newest(c), now_ns);
 		c->count--;
@@ -622,6 +624,7 @@ static void parse_out(struct thread *t, struct conn *c, const char *data, size_t
 			upgraded(t, c, now_ns);
 			break;
 		case HTTP_NOT_HTTP:
+			drop(DROP_LOST);
 			leave_http(t, c, now_ns);
 			break;
 		default:
