@@ -188,7 +188,7 @@ clean: ## Remove every build product
 	rm -rf build
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
 .PHONY: all demo test check unit build-unit sanitize e2e page fuzz bench lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
 
