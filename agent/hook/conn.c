@@ -303,11 +303,11 @@ void conn_in_progress(int fd)
 void conn_asked(struct thread *t, int fd)
 {
 	struct conn *c = conn_known(fd);
-	request_id owner = c && c->role == CONN_CLIENT && c->connecting && !t->slice.owner
+	request_id owner = c && c->role == CONN_CLIENT && c->connecting
 				   ? atomic_load_explicit(&c->owner, memory_order_relaxed)
 				   : 0;
 
-	if (owner && request_get(owner))
+	if (owner && owner != t->slice.owner && request_get(owner))
 		request_resume(t, owner, clock_ns(), RESUME_IO);
 }
 
@@ -565,11 +565,14 @@ void conn_sending(struct thread *t, struct conn *c)
 	request_id id;
 
 	if (c->role == CONN_CLIENT) {
+		bool waited = c->connecting || c->short_write;
+
+		/* What could not be sent before is still its owner's, whatever this turn of the loop began with. */
 		id = atomic_load_explicit(&c->owner, memory_order_relaxed);
-		if (t->slice.owner)
+		if (t->slice.owner && !(waited && request_get(id)))
 			atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
-		else if (id && request_get(id)) /* after connecting: its peer let it wait */
-			request_resume(t, id, clock_ns(), c->connecting ? RESUME_IO : RESUME_TIMER);
+		else if (id != t->slice.owner && request_get(id))
+			request_resume(t, id, clock_ns(), waited ? RESUME_IO : RESUME_TIMER);
 		c->connecting = false;
 		return;
 	}
@@ -641,6 +644,8 @@ void conn_sent(struct thread *t, struct conn *c, const struct iovec *iov, int io
 			CONN_CLIENT; /* who speaks first on a connection we did not see being made */
 		atomic_store_explicit(&c->owner, t->slice.owner, memory_order_relaxed);
 	}
+	if (c->role == CONN_CLIENT)
+		c->short_write = len == -EAGAIN || (len >= 0 && (size_t)len < wanted);
 	if (c->role != CONN_SERVER || !c->count || !lock(t, c))
 		return;
 	if (c->role != CONN_SERVER || !c->count) {
