@@ -15,6 +15,7 @@
 #include <limits.h>
 #include <linux/close_range.h>
 #include <linux/errqueue.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -395,6 +396,21 @@ EXPORT int fsync(int fd)
 EXPORT int fdatasync(int fd)
 {
 	TIMED_IN_REQUEST(int, fd, WAIT_LONG, REAL(fdatasync)(fd));
+}
+
+/* The resolver's own calls are out of sight inside libc. */
+EXPORT int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+		       struct addrinfo **found)
+{
+	TIMED_IN_REQUEST(int, -1, WAIT_LONG, REAL(getaddrinfo)(node, service, hints, found));
+}
+
+EXPORT int getnameinfo(const struct sockaddr *address, socklen_t len, char *host,
+		       socklen_t host_len, char *service, socklen_t service_len, int flags)
+{
+	TIMED_IN_REQUEST(
+		int, -1, WAIT_LONG,
+		REAL(getnameinfo)(address, len, host, host_len, service, service_len, flags));
 }
 
 /* ---- Bytes out ---- */

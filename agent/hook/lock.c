@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
 
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
@@ -203,4 +206,56 @@ EXPORT int sem_timedwait(sem_t *s, const struct timespec *until)
 EXPORT int sem_clockwait(sem_t *s, clockid_t clock, const struct timespec *until)
 {
 	PICK_UP(s, REAL(sem_clockwait)(s, clock, until));
+}
+
+/* ---- Other processes: waiting for a child is waiting for another thread, only further away ---- */
+
+#define CHILD(result, options, call)                                                               \
+  struct thread *t = hook_entered();                                                               \
+  struct wait w;                                                                                   \
+  result r;                                                                                        \
+                                                                                                   \
+  if (!t || !thread_current(t) || (options)&WNOHANG)                                               \
+    return call;                                                                                   \
+  WAIT_BEGIN(&w, t, LOCK, WAIT_LONG, -1, 0);                                                       \
+  r = call;                                                                                        \
+  wait_end(&w);                                                                                    \
+  return r
+
+EXPORT pid_t wait(int *status)
+{
+	CHILD(pid_t, 0, REAL(wait)(status));
+}
+EXPORT_ALIAS(wait, __wait);
+
+EXPORT pid_t wait3(int *status, int options, struct rusage *usage)
+{
+	CHILD(pid_t, options, REAL(wait3)(status, options, usage));
+}
+
+EXPORT pid_t wait4(pid_t pid, int *status, int options, struct rusage *usage)
+{
+	CHILD(pid_t, options, REAL(wait4)(pid, status, options, usage));
+}
+
+EXPORT pid_t waitpid(pid_t pid, int *status, int options)
+{
+	CHILD(pid_t, options, REAL(waitpid)(pid, status, options));
+}
+EXPORT_ALIAS(waitpid, __waitpid);
+
+EXPORT int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
+{
+	CHILD(int, options, REAL(waitid)(type, id, info, options));
+}
+
+/* These wait inside libc, out of sight. */
+EXPORT int system(const char *command)
+{
+	CHILD(int, 0, REAL(system)(command));
+}
+
+EXPORT int pclose(FILE *stream)
+{
+	CHILD(int, 0, REAL(pclose)(stream));
 }

@@ -7,6 +7,7 @@
 #define AGENT_REAL_H
 
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -14,11 +15,13 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 
 /* result, name, parameters */
@@ -93,6 +96,16 @@
   X(int, pthread_cond_timedwait, (pthread_cond_t *, pthread_mutex_t *, const struct timespec *))   \
   X(int, pthread_cond_clockwait,                                                                   \
     (pthread_cond_t *, pthread_mutex_t *, clockid_t, const struct timespec *))                     \
+  X(pid_t, wait, (int *))                                                                          \
+  X(pid_t, wait3, (int *, int, struct rusage *))                                                   \
+  X(pid_t, wait4, (pid_t, int *, int, struct rusage *))                                            \
+  X(pid_t, waitpid, (pid_t, int *, int))                                                           \
+  X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                                               \
+  X(int, system, (const char *))                                                                   \
+  X(int, pclose, (FILE *))                                                                         \
+  X(int, getaddrinfo, (const char *, const char *, const struct addrinfo *, struct addrinfo **))   \
+  X(int, getnameinfo,                                                                              \
+    (const struct sockaddr *, socklen_t, char *, socklen_t, char *, socklen_t, int))               \
   X(int, sem_wait, (sem_t *))                                                                      \
   X(int, sem_trywait, (sem_t *))                                                                   \
   X(int, sem_timedwait, (sem_t *, const struct timespec *))                                        \
