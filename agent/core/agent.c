@@ -30,6 +30,7 @@ enum {
 	FLUSH_MS = 200, /* what an exiting process waits at most */
 	SCAN_NS = 1000000000,
 	MODULES_NS = 2000000000,
+	BEGIN_NS = 100000000,
 	DRAIN_BUSY = 256,    /* requests per drain that call for the next one soon */
 	IDLE_NS = 100000000, /* nap without a request in progress; 256 ended ones end it */
 	DRAIN_BUSY_NS = 2000000,
@@ -385,6 +386,42 @@ static void leave_files(struct life *l)
 		l->pidfd = (int)syscall(SYS_pidfd_open, shared->pid, 0);
 }
 
+static bool anything(void)
+{
+	if (atomic_load_explicit(&shared->active_requests, memory_order_relaxed) ||
+	    (uint32_t)atomic_load_explicit(&shared->done, memory_order_relaxed) != POOL_NONE ||
+	    atomic_load_explicit(&shared->marks[0].ready, memory_order_relaxed))
+		return true;
+	for (uint32_t i = 1;
+	     i <= atomic_load_explicit(&shared->threads.fresh, memory_order_acquire); i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->ring.head, memory_order_relaxed))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Programs that a server runs for a moment have nothing to tell, and reading what they have mapped takes some ms of CPU,
+ * more than they do: it can wait until they have done something, or lived a while.
+ */
+static void wait_for_something(void)
+{
+	uint64_t until = clock_ns() + BEGIN_NS;
+
+	while (clock_ns() < until && !anything()) {
+		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
+
+		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed)) {
+			atomic_store_explicit(&shared->flush_done, asked, memory_order_release);
+			syscall(SYS_futex, &shared->flush_done, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL,
+				NULL, 0);
+		}
+		nap(BEGIN_NS / 5);
+	}
+}
+
 static void *agent_main(void *argument)
 {
 	struct life *l = argument;
@@ -392,14 +429,16 @@ static void *agent_main(void *argument)
 
 	tls.outside = 1;
 	prctl(PR_SET_NAME, "sonde");
-	shared->agent_tid = (pid_t)syscall(SYS_gettid);
 	leave_files(l);
+	shared->agent_tid = (pid_t)syscall(SYS_gettid);
 	if (!life_fill(l)) {
 		atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
 		return NULL;
 	}
-	modules_refresh(l->modules);
 	identity_clocks(&l->window_ns, &l->window_unix_ns);
+	if (!config.output[0]) /* a file is for this program's own sake */
+		wait_for_something();
+	modules_refresh(l->modules);
 	l->looked_ns = l->refreshed_ns = l->window_ns;
 	if (config_error[0] && encode_event(&buffer, config_error, l->window_unix_ns) == 0)
 		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
