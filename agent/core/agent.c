@@ -283,11 +283,11 @@ static void close_window(struct life *l, bool last)
 
 /* ---- The loop ---- */
 
-static void nap(uint64_t ns)
+/* @seen: shared->wake before looking for work, so that no bell rung since then is slept through. */
+static void nap(uint64_t ns, uint32_t seen)
 {
 	struct timespec t = { .tv_sec = (time_t)(ns / 1000000000u),
 			      .tv_nsec = (long)(ns % 1000000000u) };
-	uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 
 	if (atomic_load_explicit(&shared->flush_asked, memory_order_acquire) ==
 	    atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
@@ -325,6 +325,7 @@ static void run(struct life *l)
 
 	for (;;) {
 		uint64_t now = clock_ns();
+		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
 
 		if (now >= next_look) {
@@ -352,11 +353,12 @@ static void run(struct life *l)
 		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
 			answer_flush(l, asked);
 		if (l->drained > DRAIN_BUSY)
-			nap(DRAIN_BUSY_NS);
+			nap(DRAIN_BUSY_NS, seen);
 		else
 			nap(atomic_load_explicit(&shared->active_requests, memory_order_relaxed)
 				    ? look_ns
-				    : IDLE_NS);
+				    : IDLE_NS,
+			    seen);
 	}
 }
 
@@ -411,6 +413,7 @@ static void wait_for_something(void)
 	uint64_t until = clock_ns() + BEGIN_NS;
 
 	while (clock_ns() < until && !anything()) {
+		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
 
 		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed)) {
@@ -418,7 +421,7 @@ static void wait_for_something(void)
 			syscall(SYS_futex, &shared->flush_done, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL,
 				NULL, 0);
 		}
-		nap(BEGIN_NS / 5);
+		nap(BEGIN_NS / 5, seen);
 	}
 }
 

@@ -415,7 +415,7 @@ static void end_all(struct thread *t, struct conn *c, uint64_t now_ns, bool canc
 
 		if (cancel_newest && c->count == 1)
 			request_cancel(t, id, now_ns);
-		else
+		else if (id)
 			request_end(t, id, now_ns, 0, true);
 		c->first = (uint8_t)((c->first + 1) % CONN_PIPELINE);
 		c->count--;
@@ -428,7 +428,8 @@ static void answered(struct thread *t, struct conn *c, uint64_t now_ns)
 {
 	request_id next;
 
-	request_end(t, oldest(c), now_ns, c->out.status, c->out.status >= 500);
+	if (oldest(c))
+		request_end(t, oldest(c), now_ns, c->out.status, c->out.status >= 500);
 	c->first = (uint8_t)((c->first + 1) % CONN_PIPELINE);
 	c->count--;
 	c->saw_response = c->short_write = false;
@@ -451,13 +452,11 @@ static void opened(struct thread *t, struct conn *c, uint64_t arrival_ns, uint64
 		return;
 	}
 	id = request_open(arrival_ns);
-	if (!id) {
-		c->role = CONN_OTHER;
-		end_all(t, c, now_ns, false);
-		return;
-	}
 	c->queue[(c->first + c->count) % CONN_PIPELINE] = id;
+	c->asked_for[(c->first + c->count) % CONN_PIPELINE] = 0;
 	c->count++;
+	if (!id)
+		return;
 	if (c->count == 1)
 		request_start(t, id, now_ns);
 	else
@@ -503,12 +502,16 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 			opened(t, c, arrival_ns, now_ns);
 			if (c->role == CONN_OTHER)
 				return;
-			if (head == &c->head)
-				*head_of(c) = c->head;
+			if (head != head_of(c))
+				*head_of(c) = *head;
 			break;
 		case HTTP_REQUEST_HEAD:
 			c->role = CONN_SERVER;
 			c->headed = true;
+			if (c->count)
+				c->asked_for[(c->first + c->count - 1) % CONN_PIPELINE] =
+					(uint8_t)((head->is_head ? ASKED_HEAD : 0) |
+						  (head->is_connect ? ASKED_CONNECT : 0));
 			break;
 		case HTTP_REQUEST_END:
 			c->reading = false;
@@ -599,11 +602,11 @@ static void parse_out(struct thread *t, struct conn *c, const char *data, size_t
 		size_t used;
 
 		if (!c->saw_response) {
-			struct request *r = request_get(oldest(c));
+			unsigned asked = c->asked_for[c->first];
 
-			if (!r)
+			if (!c->count)
 				return;
-			http_response_expect(&c->out, r->head.is_head, r->head.is_connect);
+			http_response_expect(&c->out, asked & ASKED_HEAD, asked & ASKED_CONNECT);
 			c->saw_response = true;
 		}
 		used = http_response_feed(&c->out, data, len, &event);

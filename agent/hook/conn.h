@@ -26,6 +26,11 @@ enum {
 	FD_TABLE = 1 << 16
 };
 
+enum conn_asked {
+	ASKED_HEAD = 1,
+	ASKED_CONNECT = 2
+};
+
 enum conn_role {
 	CONN_UNKNOWN,
 	CONN_SERVER,
@@ -48,7 +53,8 @@ struct conn {
 	bool short_write;     /* the last write did not take everything */
 	bool saw_response;    /* bytes of the answer have been written */
 	uint8_t first, count; /* queue of requests, oldest first */
-	request_id queue[CONN_PIPELINE];
+	request_id queue[CONN_PIPELINE];  /* 0: no slot was free for it, but its place is kept */
+	uint8_t asked_for[CONN_PIPELINE]; /* enum conn_asked */
 	struct http_request_parser in;
 	struct http_response_parser out;
 	struct http_head head;  /* of a request that could not be opened */

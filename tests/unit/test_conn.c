@@ -227,6 +227,28 @@ static void after_connect_and_upgrade_http_is_over(void **state)
 	assert_int_equal(memory.active_requests, 0);
 }
 
+static void a_request_without_a_slot_keeps_its_place(void **state)
+{
+	struct request *r;
+
+	(void)state;
+	for (unsigned i = 0; i < SLOTS - 1; i++)
+		assert_int_not_equal(request_open(1), 0);
+	reads(pair[0], GET);
+	reads(pair[0], "HEAD /no/slot HTTP/1.1\r\n\r\n");
+	assert_int_equal(memory.drops[DROP_REQUESTS], 1);
+	writes(pair[0], OK);
+	assert_int_equal(ended(&r), 1);
+	pool_give(&memory.requests, pool_index(&memory.requests, r));
+	writes(pair[0], "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
+	assert_int_equal(ended(NULL), 0);
+	reads(pair[0], "GET /after HTTP/1.1\r\n\r\n");
+	writes(pair[0], OK);
+	assert_int_equal(ended(&r), 1);
+	assert_string_equal(r->head.path, "/after");
+	assert_int_equal(r->status, 200);
+}
+
 /* A turn of an event loop that begins with one request and goes on with another one's peer. */
 static void a_peer_being_connected_belongs_to_who_connected(void **state)
 {
@@ -289,6 +311,7 @@ int main(void)
 		T(a_connection_closed_in_the_middle_of_a_race_is_not_given_away),
 		T(bytes_that_pass_unseen_count_inside_a_body_only),
 		T(after_connect_and_upgrade_http_is_over),
+		T(a_request_without_a_slot_keeps_its_place),
 		T(a_peer_being_connected_belongs_to_who_connected),
 		T(the_answer_of_a_peer_makes_its_request_current),
 	};
