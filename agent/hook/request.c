@@ -29,6 +29,11 @@ enum {
 	DONE_BELL = 256
 };
 
+/* Boundaries nearer to each other than this share one reading of the CPU clock, 0.36 us: a tenth of that request. */
+enum {
+	BOUNDARY_NS = 5000
+};
+
 /* Tries before a thread goes without a lock that another one holds for some 100 ns. */
 enum {
 	LOCK_SPINS = 200
@@ -271,6 +276,14 @@ static void taken_up(const struct thread *t, struct request *r)
 	r->tid = t->tid;
 }
 
+/* The CPU clock now: a boundary just behind us has read it, and since then this thread ran. */
+static uint64_t cpu_at_boundary(const struct thread *t, uint64_t now_ns)
+{
+	uint64_t since = now_ns - t->slice.start_ns;
+
+	return t->slice.cpu_ns && since < BOUNDARY_NS ? t->slice.cpu_ns + since : clock_cpu_ns();
+}
+
 void request_start(struct thread *t, request_id id, uint64_t now_ns)
 {
 	uint64_t cpu;
@@ -278,7 +291,7 @@ void request_start(struct thread *t, request_id id, uint64_t now_ns)
 
 	if (t->slice.owner && t->slice.owner != id)
 		request_park(t, now_ns);
-	cpu = clock_cpu_ns();
+	cpu = cpu_at_boundary(t, now_ns);
 	r = lock_get(id);
 	if (!r)
 		return;
