@@ -6,9 +6,29 @@
 #include "agent/hook/real.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <string.h>
 
 struct real real;
+
+/* What glibc before 2.35 lacks and no program built for it calls; whoever finds our name for it by dlsym is told so. */
+static const char *const newer[] = { "close_range", "closefrom", "epoll_pwait2", "execveat" };
+
+static int absent(void)
+{
+	errno = ENOSYS;
+	return -1;
+}
+
+static void *resolve(const char *name)
+{
+	void *address = dlsym(RTLD_NEXT, name);
+
+	for (size_t i = 0; !address && i < sizeof newer / sizeof *newer; i++)
+		if (strcmp(name, newer[i]) == 0)
+			address = (void *)absent;
+	return address;
+}
 
 const char *real_start(void)
 {
@@ -23,7 +43,7 @@ const char *real_start(void)
 	};
 
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
-		void *address = dlsym(RTLD_NEXT, functions[i].name);
+		void *address = resolve(functions[i].name);
 
 		if (!address)
 			return functions[i].name;

@@ -201,7 +201,7 @@ static void a_request_outlives_the_thread_it_parked_on(void **state)
 	request_end(t, id, 42 * MS, 200, false);
 	assert_closed(slot(id));
 	assert_int_equal(slot(id)->ledger_ns[LOCK],
-			 28 * MS); /* handed over, not queued for a CPU */
+			 28 * MS);                        /* handed over, not queued for a CPU */
 	assert_true(slot(id)->ledger_ns[RUNQ] <= 4 * MS); /* slices that did not work */
 }
 
