@@ -143,6 +143,7 @@ fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address i
 	@B=$(B) tests/run fuzz
 bench: all $(BENCH) $(SUBJECTS) ## Measure, beside our peers
 	@for b in $(BENCH); do echo "== $${b##*/}"; $$b || exit 1; done
+	@echo "== overhead"; B=$(B) /usr/bin/python3 tests/bench/overhead.py
 
 # ---- Lint ----
 
