@@ -8,14 +8,14 @@ import tap
 CALLS = tap.BUILD / "tests/subjects/calls"
 
 
-def outcome(**more):
+def outcome(command=(CALLS,), **more):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SONDE_", "LD_PRELOAD"))}
-    done = subprocess.run([CALLS], env={**clean, **more}, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, env={**clean, **more}, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     return [f"status {done.returncode}"] + (done.stdout + done.stderr).decode().splitlines()
 
 
-def under_agent(**more):
-    return outcome(LD_PRELOAD=str(tap.AGENT), SONDE_COLLECTOR=f"tcp:127.0.0.1:{tap.free_port()}", **more)
+def under_agent(command=(CALLS,), **more):
+    return outcome(command, LD_PRELOAD=str(tap.AGENT), SONDE_COLLECTOR=f"tcp:127.0.0.1:{tap.free_port()}", **more)
 
 
 def same(**more):
@@ -38,6 +38,25 @@ def calls_answer_so_while_samples_and_looks_come_fast():
 @tap.test
 def calls_answer_so_with_everything_switched_off():
     same(SONDE_HTTP="0", SONDE_LOCKS="0", SONDE_TIMESTAMPS="0")
+
+
+NUMBERS = """
+import os, time
+wrong, end, number = 0, time.monotonic() + 3.5, os.open("/dev/null", os.O_RDONLY)
+while time.monotonic() < end:
+    os.close(number)
+    again = os.open("/dev/null", os.O_RDONLY)
+    wrong += again != number
+    number = again
+print(wrong, sorted(os.listdir("/proc/self/fd"))[-1] < "9")
+"""
+
+
+@tap.test
+def the_next_descriptor_is_the_lowest_free_one():
+    """A server that becomes a daemon counts on it: close(0), open()."""
+    answer = under_agent(["/usr/bin/python3", "-c", NUMBERS])
+    assert answer == ["status 0", "0 True"], answer
 
 
 if __name__ == "__main__":

@@ -801,6 +801,7 @@ static void conditions(void)
 /* ---- Threads: cancelled in each wait, ended in every way ---- */
 
 static const char *waiting_in;
+static char notes[256]; /* of the thread, printed when it has ended */
 static int wait_fd;
 static sem_t never;
 static pthread_mutex_t wait_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -808,12 +809,12 @@ static pthread_cond_t wait_cond = PTHREAD_COND_INITIALIZER;
 
 static void cleaned(void *what)
 {
-	printf("cleaned up %s\n", (const char *)what);
+	strcat(strcat(notes, " cleaned up "), what);
 }
 
 static void unlock_it(void *m)
 {
-	SHOW(pthread_mutex_unlock(m));
+	strcat(notes, pthread_mutex_unlock(m) ? " not unlocked" : " unlocked");
 }
 
 static void *wait_in(void *which)
@@ -870,6 +871,7 @@ static void threads(void)
 		pthread_t thread;
 		void *value;
 
+		notes[0] = '\0';
 		waiting_in = names[i];
 		wait_fd = i == 5 ? listener : fds[0];
 		MUST(-pthread_create(&thread, NULL, wait_in, (void *)(intptr_t)i));
@@ -877,6 +879,8 @@ static void threads(void)
 		if (i < 7)
 			SHOW(pthread_cancel(thread));
 		SHOW(pthread_join(thread, &value));
+		printf("%s:", names[i]);
+		printf("%s ", notes);
 		printf("%s\n", value == PTHREAD_CANCELED ? "cancelled" : (const char *)value);
 	}
 	SHOW(thrd_create(&c11, c11_thread, &forty));
