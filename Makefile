@@ -108,7 +108,7 @@ build/viewer/dashboard.html build/viewer/report.html &: $(VIEWER_SRC) viewer/nod
 	$(call say,ESB)cd viewer && node build.mjs --out ../build/viewer
 viewer/node_modules/.installed: viewer/package.json viewer/package-lock.json
 	@echo "  NPM   installing the page's modules (see viewer/package.json)"
-	@cd viewer && npm ci --no-audit --no-fund --silent && touch node_modules/.installed
+	@cd viewer && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.installed
 $(B)/server/assets.o: build/viewer/dashboard.html build/viewer/report.html
 
 -include $(OBJS:.o=.d)
