@@ -66,8 +66,8 @@ void api_error(struct api_reply *reply, unsigned status, const char *format, ...
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
 	buffer_fini(&reply->body);
-	json_object(&j, NULL);
-	json_string(&j, "error", text);
+	json_object_begin(&j, NULL);
+	json_text(&j, "error", text);
 	json_object_end(&j);
 	buffer_text(&j.out, "\n");
 	reply->status = status;
@@ -335,10 +335,10 @@ static int take_parameters(const struct api_request *request, unsigned allowed, 
 static void write_named(struct json *j, const char *key, const char *name,
 			const struct named_count *list, size_t count)
 {
-	json_array(j, key);
+	json_array_begin(j, key);
 	for (size_t i = 0; i < count; i++) {
-		json_object(j, NULL);
-		json_string(j, name, list[i].name);
+		json_object_begin(j, NULL);
+		json_text(j, name, list[i].name);
 		json_u64(j, "count", list[i].count);
 		json_object_end(j);
 	}
@@ -351,20 +351,20 @@ static void write_process(struct json *j, const struct process_summary *p)
 	char id[17];
 
 	snprintf(id, sizeof(id), "%016llx", (unsigned long long)p->id);
-	json_object(j, NULL);
-	json_string(j, "id", id);
-	json_string(j, "service", p->service);
-	json_string(j, "host", p->host);
+	json_object_begin(j, NULL);
+	json_text(j, "id", id);
+	json_text(j, "service", p->service);
+	json_text(j, "host", p->host);
 	json_u64(j, "pid", p->pid);
-	json_string(j, "exe", p->exe);
-	json_string(j, "command", p->command);
-	json_string(j, "version", p->version);
-	json_string(j, "state", p->state);
+	json_text(j, "exe", p->exe);
+	json_text(j, "command", p->command);
+	json_text(j, "version", p->version);
+	json_text(j, "state", p->state);
 	json_seconds(j, "first_seen", p->first_seen_unix_ns);
 	json_seconds(j, "last_seen", p->last_seen_unix_ns);
 	json_u64(j, "hz", p->hz);
 	json_u64(j, "threads", p->threads);
-	json_object(j, "overhead");
+	json_object_begin(j, "overhead");
 	json_double(j, "cpu_share",
 		    p->process_cpu_ns ? (double)own_ns / (double)p->process_cpu_ns : 0, 6);
 	json_u64(j, "handler_ns", p->handler_ns);
@@ -385,7 +385,7 @@ static int write_processes(struct json *j, struct store *store, const struct sel
 
 	if (err)
 		return err;
-	json_array(j, "processes");
+	json_array_begin(j, "processes");
 	for (size_t i = 0; i < result.count; i++)
 		write_process(j, &result.processes[i]);
 	json_array_end(j);
@@ -399,7 +399,7 @@ static void answer_processes(const struct api_request *request, const struct que
 	struct json j = { 0 };
 	int err;
 
-	json_object(&j, NULL);
+	json_object_begin(&j, NULL);
 	err = write_processes(&j, request->store, &q->sel);
 	json_object_end(&j);
 	reply_json(reply, &j);
@@ -436,7 +436,7 @@ static void write_ledger(struct json *j, const uint64_t *ledger_ns, uint64_t cou
 			largest = i;
 	}
 	each[largest] += mean - sum; /* floors: never more than the mean */
-	json_object(j, "ledger");
+	json_object_begin(j, "ledger");
 	for (unsigned i = 0; i < STATE_COUNT; i++)
 		json_u64(j, state_names[i], each[i]);
 	json_object_end(j);
@@ -447,20 +447,20 @@ static void write_route(struct json *j, const struct route_summary *r)
 	uint64_t mean = r->count ? r->latency.sum_ns / r->count : 0;
 	char status[16];
 
-	json_object(j, NULL);
-	json_string(j, "service", r->service);
-	json_string(j, "route", r->route);
+	json_object_begin(j, NULL);
+	json_text(j, "service", r->service);
+	json_text(j, "route", r->route);
 	json_u64(j, "count", r->count);
 	json_u64(j, "errors", r->errors);
 	json_double(j, "rate", r->rate, 3);
 	json_u64(j, "in_flight", r->in_flight);
-	json_object(j, "latency");
+	json_object_begin(j, "latency");
 	json_u64(j, "mean", mean);
 	write_quantiles(j, &r->latency);
 	json_u64(j, "max", r->latency.max_ns);
 	json_object_end(j);
 	write_ledger(j, r->ledger_ns, r->count, mean);
-	json_object(j, "statuses");
+	json_object_begin(j, "statuses");
 	for (size_t i = 0; i < r->status_count; i++) {
 		snprintf(status, sizeof(status), "%u", r->statuses[i].status);
 		json_u64(j, status, r->statuses[i].count);
@@ -477,11 +477,11 @@ static int write_routes(struct json *j, struct store *store, const struct select
 
 	if (err)
 		return err;
-	json_array(j, "routes");
+	json_array_begin(j, "routes");
 	for (size_t i = 0; i < result.count; i++)
 		write_route(j, &result.routes[i]);
 	json_array_end(j);
-	json_object(j, "background");
+	json_object_begin(j, "background");
 	for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++)
 		json_u64(j, state_names[shown[i]], result.background_ns[shown[i]]);
 	json_object_end(j);
@@ -495,7 +495,7 @@ static void answer_routes(const struct api_request *request, const struct questi
 	struct json j = { 0 };
 	int err;
 
-	json_object(&j, NULL);
+	json_object_begin(&j, NULL);
 	write_range(&j, &q->sel);
 	err = write_routes(&j, request->store, &q->sel);
 	json_object_end(&j);
@@ -508,11 +508,11 @@ static void answer_routes(const struct api_request *request, const struct questi
 
 static void write_buckets(struct json *j, const struct hist *h)
 {
-	json_array(j, "buckets");
+	json_array_begin(j, "buckets");
 	for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
 		if (!h->bucket[i])
 			continue;
-		json_object(j, NULL);
+		json_object_begin(j, NULL);
 		json_u64(j, "index", i);
 		json_u64(j, "lower", i ? (uint64_t)hist_upper_ns(i - 1) : 0);
 		json_u64(j, "upper", (uint64_t)hist_upper_ns(i));
@@ -524,16 +524,16 @@ static void write_buckets(struct json *j, const struct hist *h)
 
 static void write_heat(struct json *j, const struct latency_result *r, uint64_t from_unix_ns)
 {
-	json_array(j, "times");
+	json_array_begin(j, "times");
 	for (size_t t = 0; t < r->steps; t++)
 		json_seconds(j, NULL, from_unix_ns + t * r->step_ns);
 	json_array_end(j);
-	json_array(j, "heat");
+	json_array_begin(j, "heat");
 	for (size_t t = 0; t < r->steps; t++) {
 		for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
 			if (!r->heat[t][i])
 				continue;
-			json_array(j, NULL);
+			json_array_begin(j, NULL);
 			json_u64(j, NULL, t);
 			json_u64(j, NULL, i);
 			json_u64(j, NULL, r->heat[t][i]);
@@ -555,15 +555,15 @@ static void answer_latency(const struct api_request *request, const struct quest
 		free(r);
 		return;
 	}
-	json_object(&j, NULL);
+	json_object_begin(&j, NULL);
 	write_range(&j, &q->sel);
-	json_string(&j, "route", q->sel.route);
-	json_string(&j, "what", q->what == QUERY_WHAT_LATENCY ? "latency" : state_names[q->what]);
+	json_text(&j, "route", q->sel.route);
+	json_text(&j, "what", q->what == QUERY_WHAT_LATENCY ? "latency" : state_names[q->what]);
 	json_u64(&j, "scale", HIST_SCALE);
 	json_u64(&j, "count", r->hist.count);
 	json_u64(&j, "sum", r->hist.sum_ns);
 	json_u64(&j, "max", r->hist.max_ns);
-	json_object(&j, "percentiles");
+	json_object_begin(&j, "percentiles");
 	write_quantiles(&j, &r->hist);
 	json_object_end(&j);
 	write_buckets(&j, &r->hist);
@@ -590,9 +590,9 @@ static void write_functions(struct json *j, const struct flame *f)
 {
 	static const char *const names[F_COLUMNS] = { "name", "module", "file", "line", "inlined" };
 
-	json_object(j, "functions");
+	json_object_begin(j, "functions");
 	for (int column = 0; column < F_COLUMNS; column++) {
-		json_array(j, names[column]);
+		json_array_begin(j, names[column]);
 		for (uint32_t i = 0; i < f->function_count; i++) {
 			const struct flame_function *fn = &f->functions[i];
 
@@ -601,10 +601,10 @@ static void write_functions(struct json *j, const struct flame *f)
 			else if (column == F_INLINED)
 				json_u64(j, NULL, fn->inlined);
 			else
-				json_string(j, NULL,
-					    column == F_NAME     ? fn->name
-					    : column == F_MODULE ? fn->module
-								 : fn->file);
+				json_text(j, NULL,
+					  column == F_NAME     ? fn->name
+					  : column == F_MODULE ? fn->module
+							       : fn->file);
 		}
 		json_array_end(j);
 	}
@@ -613,20 +613,20 @@ static void write_functions(struct json *j, const struct flame *f)
 
 static void write_nodes(struct json *j, const struct flame *f, uint32_t states)
 {
-	json_object(j, "nodes");
-	json_array(j, "function");
+	json_object_begin(j, "nodes");
+	json_array_begin(j, "function");
 	for (uint32_t i = 0; i < f->node_count; i++)
 		json_u64(j, NULL, f->nodes[i].function);
 	json_array_end(j);
-	json_array(j, "depth");
+	json_array_begin(j, "depth");
 	for (uint32_t i = 0; i < f->node_count; i++)
 		json_u64(j, NULL, f->nodes[i].depth);
 	json_array_end(j);
-	json_object(j, "self");
+	json_object_begin(j, "self");
 	for (unsigned s = 0; s < STATE_COUNT; s++) {
 		if (!(states & 1u << s))
 			continue;
-		json_array(j, state_names[s]);
+		json_array_begin(j, state_names[s]);
 		for (uint32_t i = 0; i < f->node_count; i++)
 			json_u64(j, NULL, f->nodes[i].self_ns[s]);
 		json_array_end(j);
@@ -639,7 +639,7 @@ static void write_columns(struct json *j, const struct flame *f, uint32_t states
 {
 	json_u64(j, "requests", f->requests);
 	json_u64(j, "samples", f->samples);
-	json_object(j, "total");
+	json_object_begin(j, "total");
 	for (unsigned s = 0; s < STATE_COUNT; s++) {
 		if (states & 1u << s)
 			json_u64(j, state_names[s], f->total_ns[s]);
@@ -662,13 +662,13 @@ static void write_nested(struct json *j, const struct flame *f)
 			json_array_end(j);
 			json_object_end(j);
 		}
-		json_object(j, i ? NULL : "flame");
-		json_string(j, "name", f->functions[n->function].name);
+		json_object_begin(j, i ? NULL : "flame");
+		json_text(j, "name", f->functions[n->function].name);
 		json_u64(j, "value", n->total_ns);
 		if (leaf) {
 			json_object_end(j);
 		} else {
-			json_array(j, "children");
+			json_array_begin(j, "children");
 			open++;
 		}
 	}
@@ -697,9 +697,9 @@ static void answer_flame(const struct api_request *request, const struct questio
 		query_failed(reply, err);
 		return;
 	}
-	json_object(&j, NULL);
+	json_object_begin(&j, NULL);
 	write_range(&j, &q->sel);
-	json_string(&j, "route", q->sel.route);
+	json_text(&j, "route", q->sel.route);
 	if (nested)
 		write_nested(&j, flame);
 	else
@@ -799,7 +799,7 @@ int api_live_tick(struct store *store, const char *service, uint64_t now_unix_ns
 	int err;
 
 	longer.from_unix_ns = now_unix_ns - 60 * second;
-	json_object(&j, NULL);
+	json_object_begin(&j, NULL);
 	json_seconds(&j, "time", now_unix_ns);
 	err = write_processes(&j, store, &longer);
 	if (!err)

@@ -40,7 +40,7 @@ static void put_string(struct report *r, const char *text)
 {
 	struct json j = { .out = r->data };
 
-	json_string(&j, NULL, text);
+	json_text(&j, NULL, text);
 	r->data = j.out;
 }
 

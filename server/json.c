@@ -151,7 +151,7 @@ static void close_level(struct json *j, const char *bracket)
 	j->comma = true;
 }
 
-void json_object(struct json *j, const char *key)
+void json_object_begin(struct json *j, const char *key)
 {
 	open_level(j, key, "{");
 }
@@ -161,7 +161,7 @@ void json_object_end(struct json *j)
 	close_level(j, "}");
 }
 
-void json_array(struct json *j, const char *key)
+void json_array_begin(struct json *j, const char *key)
 {
 	open_level(j, key, "[");
 }
@@ -190,7 +190,7 @@ void json_bool(struct json *j, const char *key, bool value)
 	buffer_text(&j->out, value ? "true" : "false");
 }
 
-void json_string(struct json *j, const char *key, const char *text)
+void json_text(struct json *j, const char *key, const char *text)
 {
 	key_and_comma(j, key);
 	if (!text) {

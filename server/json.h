@@ -31,15 +31,15 @@ struct json {
 };
 
 /* Every function takes the member's name, or NULL inside an array and at the top. */
-void json_object(struct json *j, const char *key);
+void json_object_begin(struct json *j, const char *key);
 void json_object_end(struct json *j);
-void json_array(struct json *j, const char *key);
+void json_array_begin(struct json *j, const char *key);
 void json_array_end(struct json *j);
 void json_u64(struct json *j, const char *key, uint64_t value);
 void json_bool(struct json *j, const char *key, bool value);
 
 /** @text is escaped; what is not UTF-8 becomes U+FFFD; NULL becomes null. */
-void json_string(struct json *j, const char *key, const char *text);
+void json_text(struct json *j, const char *key, const char *text);
 
 /** @value with @digits after the point; not a number becomes 0. */
 void json_double(struct json *j, const char *key, double value, int digits);

@@ -22,11 +22,11 @@ static void json_puts_commas_between_values_only(void **state)
 	struct json j = { 0 };
 
 	(void)state;
-	json_object(&j, NULL);
-	json_array(&j, "a");
+	json_object_begin(&j, NULL);
+	json_array_begin(&j, "a");
 	json_u64(&j, NULL, 1);
 	json_u64(&j, NULL, 2);
-	json_object(&j, NULL);
+	json_object_begin(&j, NULL);
 	json_object_end(&j);
 	json_array_end(&j);
 	json_bool(&j, "b", true);
@@ -39,7 +39,7 @@ static void json_escapes_what_could_end_a_string_or_a_script(void **state)
 	struct json j = { 0 };
 
 	(void)state;
-	json_string(&j, NULL, "a\"b\\c\n</script>\x7f");
+	json_text(&j, NULL, "a\"b\\c\n</script>\x7f");
 	expect(&j, "\"a\\u0022b\\u005cc\\u000a\\u003c/script>\\u007f\"");
 }
 
@@ -48,7 +48,7 @@ static void json_replaces_bytes_that_are_not_utf8(void **state)
 	struct json j = { 0 };
 
 	(void)state;
-	json_string(&j, NULL, "\xc3\xa4\xff\xc3");
+	json_text(&j, NULL, "\xc3\xa4\xff\xc3");
 	expect(&j, "\"\xc3\xa4\\ufffd\\ufffd\"");
 }
 
@@ -57,12 +57,12 @@ static void json_numbers_are_exact(void **state)
 	struct json j = { 0 };
 
 	(void)state;
-	json_array(&j, NULL);
+	json_array_begin(&j, NULL);
 	json_u64(&j, NULL, UINT64_MAX);
 	json_seconds(&j, NULL, 1763600000123456789u);
 	json_double(&j, NULL, 0.5, 3);
 	json_double(&j, NULL, (double)NAN, 1);
-	json_string(&j, NULL, NULL);
+	json_text(&j, NULL, NULL);
 	json_array_end(&j);
 	expect(&j, "[18446744073709551615,1763600000.123,0.500,0.0,null]");
 }
