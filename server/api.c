@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,7 @@ struct question {
 struct endpoint {
 	const char *path;
 	unsigned allowed; /* parameter_set */
+	bool heavy;
 	void (*answer)(const struct api_request *request, const struct question *q,
 		       struct api_reply *reply);
 };
@@ -812,13 +814,47 @@ int api_live_tick(struct store *store, const char *service, uint64_t now_unix_ns
 /* ---- All of them ---- */
 
 static const struct endpoint endpoints[] = {
-	{ "/api/v1/processes", P_COMMON, answer_processes },
-	{ "/api/v1/routes", P_COMMON, answer_routes },
-	{ "/api/v1/latency", P_COMMON | P_WHAT | P_STEP, answer_latency },
-	{ "/api/v1/flame", P_FLAME, answer_flame },
-	{ "/api/v1/profile", P_FLAME, answer_profile },
-	{ "/metrics", 0, answer_metrics },
+	{ "/api/v1/processes", P_COMMON, false, answer_processes },
+	{ "/api/v1/routes", P_COMMON, false, answer_routes },
+	{ "/api/v1/latency", P_COMMON | P_WHAT | P_STEP, false, answer_latency },
+	{ "/api/v1/flame", P_FLAME, true, answer_flame },
+	{ "/api/v1/profile", P_FLAME, true, answer_profile },
+	{ "/metrics", 0, false, answer_metrics },
 };
+
+/* A call tree under way may take hundreds of megabytes: so many at a time, the others wait. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	unsigned running; /* under lock */
+} heavy = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 };
+
+static void heavy_begin(void)
+{
+	pthread_mutex_lock(&heavy.lock);
+	while (heavy.running == API_HEAVY_MAX)
+		pthread_cond_wait(&heavy.ended, &heavy.lock);
+	heavy.running++;
+	pthread_mutex_unlock(&heavy.lock);
+}
+
+static void heavy_end(void)
+{
+	pthread_mutex_lock(&heavy.lock);
+	heavy.running--;
+	pthread_cond_signal(&heavy.ended);
+	pthread_mutex_unlock(&heavy.lock);
+}
+
+static void answer(const struct endpoint *endpoint, const struct api_request *request,
+		   const struct question *q, struct api_reply *reply)
+{
+	if (endpoint->heavy)
+		heavy_begin();
+	endpoint->answer(request, q, reply);
+	if (endpoint->heavy)
+		heavy_end();
+}
 
 void api_answer(const struct api_request *request, struct api_reply *reply)
 {
@@ -829,7 +865,7 @@ void api_answer(const struct api_request *request, struct api_reply *reply)
 		if (strcmp(endpoints[i].path, request->path) != 0)
 			continue;
 		if (take_parameters(request, endpoints[i].allowed, &q, reply) == 0)
-			endpoints[i].answer(request, &q, reply);
+			answer(&endpoints[i], request, &q, reply);
 		if (reply->body.failed)
 			query_failed(reply, -ENOMEM);
 		return;

@@ -13,7 +13,8 @@
 #include "server/store.h"
 
 enum {
-	API_PARAMETERS_MAX = 16
+	API_PARAMETERS_MAX = 16,
+	API_HEAVY_MAX = 4 /* questions about call trees at a time */
 };
 
 struct api_parameter {

@@ -139,7 +139,7 @@ static int own_directory(const char *path, char *error, size_t error_bytes)
 static int listen_all(struct ingest *ingest, struct serve_options *o, char *text, size_t text_bytes,
 		      char *error, size_t error_bytes)
 {
-	char standard[160];
+	char standard[160], at[160];
 	struct address address;
 	size_t len = 0;
 	int err;
@@ -166,7 +166,7 @@ static int listen_all(struct ingest *ingest, struct serve_options *o, char *text
 			return err;
 		if (len < text_bytes)
 			len += (size_t)snprintf(text + len, text_bytes - len, "%s%s", i ? ", " : "",
-						o->listen[i]);
+						address_format(&address, false, at, sizeof(at)));
 	}
 	return 0;
 }
@@ -182,7 +182,7 @@ static void raise_files(void)
 	}
 }
 
-static int serve(struct serve_options *o, const struct address *http_address, const sigset_t *stop)
+static int serve(struct serve_options *o, struct address *http_address, const sigset_t *stop)
 {
 	char error[512], agents[1024] = "", url[160];
 	struct ingest *ingest = NULL;

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * libmicrohttpd glue; see http.h. Context: the daemon's threads; struct http is constant after start.
+ * libmicrohttpd glue; see http.h.
+ *
+ * Context: one thread per connection, so that a long question holds up nobody else's; struct http is constant after start.
+ * A pool of threads was tried: a connection belongs to one thread of it for life, and the page's live stream stood still
+ * while that thread drew another's graph.
  */
 #include "server/http.h"
 
@@ -290,8 +294,8 @@ __attribute__((format(printf, 2, 0))) static void log_daemon(void *context, cons
 	log_limited("http: %s", line);
 }
 
-/* Bind by ourselves: libmicrohttpd does not say why it could not. */
-static int bind_address(const struct address *address)
+/* Bind by ourselves: libmicrohttpd does not say why it could not. Port 0 of @address becomes the one we got. */
+static int bind_address(struct address *address)
 {
 	int fd = socket(address->sock.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int one = 1, err;
@@ -299,7 +303,8 @@ static int bind_address(const struct address *address)
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, &address->sock.any, address->len) == 0 && listen(fd, 64) == 0)
+	if (bind(fd, &address->sock.any, address->len) == 0 && listen(fd, 64) == 0 &&
+	    getsockname(fd, &address->sock.any, &address->len) == 0)
 		return fd;
 	err = -errno;
 	close(fd);
@@ -325,7 +330,7 @@ static int check_address(const struct address *address, const char *text, char *
 	return 0;
 }
 
-int http_start(struct store *store, const struct address *address, struct http **out, char *error,
+int http_start(struct store *store, struct address *address, struct http **out, char *error,
 	       size_t error_bytes)
 {
 	struct http *http = calloc(1, sizeof(*http));
@@ -353,11 +358,10 @@ int http_start(struct store *store, const struct address *address, struct http *
 	http->live = live_create(store);
 	if (http->live)
 		http->daemon = MHD_start_daemon(
-			MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME |
+			MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_THREAD_PER_CONNECTION |
 				MHD_USE_ERROR_LOG,
 			0, NULL, NULL, handle, http, MHD_OPTION_EXTERNAL_LOGGER, log_daemon, NULL,
-			MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE,
-			(unsigned)HTTP_THREADS, MHD_OPTION_CONNECTION_LIMIT,
+			MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
 			(unsigned)HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
 			(unsigned)HTTP_TIMEOUT_SECONDS, MHD_OPTION_END);
 	if (!http->daemon) {

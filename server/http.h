@@ -12,15 +12,17 @@
 #include "server/store.h"
 
 enum {
-	HTTP_CONNECTIONS_MAX = 256,
-	HTTP_THREADS = 4,
+	HTTP_CONNECTIONS_MAX = 256, /* a thread each */
 	HTTP_TIMEOUT_SECONDS = 30
 };
 
 struct http;
 
-/** Serve @store at @address. On failure a negative errno value, and @error is one line for people. */
-int http_start(struct store *store, const struct address *address, struct http **out, char *error,
+/**
+ * Serve @store at @address; port 0 becomes the one that was free. On failure a negative errno value, and @error is one
+ * line for people.
+ */
+int http_start(struct store *store, struct address *address, struct http **out, char *error,
 	       size_t error_bytes);
 
 /** Stop answering and free; NULL is fine. Call store_cancel() before, so that no long question holds it up. */

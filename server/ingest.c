@@ -125,7 +125,8 @@ static int clear_stale(const struct address *address)
 	return err;
 }
 
-static int open_listener(const struct address *address)
+/* Port 0 of @address becomes the one we got. */
+static int open_listener(struct address *address)
 {
 	int family = address->sock.any.sa_family, one = 1, err = 0;
 	mode_t mask;
@@ -142,7 +143,8 @@ static int open_listener(const struct address *address)
 	if (family != AF_UNIX)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	mask = umask(0177);
-	if (bind(fd, &address->sock.any, address->len) < 0 || listen(fd, BACKLOG) < 0)
+	if (bind(fd, &address->sock.any, address->len) < 0 || listen(fd, BACKLOG) < 0 ||
+	    (family != AF_UNIX && getsockname(fd, &address->sock.any, &address->len) < 0))
 		err = -errno;
 	umask(mask);
 	if (err) {
@@ -152,7 +154,7 @@ static int open_listener(const struct address *address)
 	return fd;
 }
 
-int ingest_listen(struct ingest *in, const struct address *address, char *error, size_t error_bytes)
+int ingest_listen(struct ingest *in, struct address *address, char *error, size_t error_bytes)
 {
 	struct listener *listener = &in->listeners[in->listener_count];
 	struct epoll_event event = { .events = EPOLLIN };

@@ -24,11 +24,10 @@ struct ingest;
 struct ingest *ingest_create(struct store *store);
 
 /**
- * Listen at @address; a Unix socket that nobody answers is replaced. On failure a negative errno value, and @error is one
- * line for people. Before ingest_start().
+ * Listen at @address; port 0 becomes the one that was free, and a Unix socket that nobody answers is replaced. On failure a
+ * negative errno value, and @error is one line for people. Before ingest_start().
  */
-int ingest_listen(struct ingest *ingest, const struct address *address, char *error,
-		  size_t error_bytes);
+int ingest_listen(struct ingest *ingest, struct address *address, char *error, size_t error_bytes);
 
 /** Start the thread. 0 or a negative errno value. */
 int ingest_start(struct ingest *ingest);

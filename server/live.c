@@ -2,9 +2,8 @@
  *
  * Ticks for those who watch; see live.h.
  *
- * Threads: the live thread makes ticks; the daemon's threads call client_read() and client_free(). `lock` protects the list
- * of clients and everything in them but `tick` and `offset`, which belong to the daemon's thread; it is held around
- * MHD_suspend_connection() and MHD_resume_connection(), so that neither can overtake the other.
+ * Threads: the live thread makes ticks; each client's own thread of the daemon waits for them in client_read(). `lock`
+ * protects the list of clients and everything in them but `tick` and `offset`, which belong to the client's thread.
  */
 #include "server/live.h"
 
@@ -28,14 +27,12 @@ struct tick {
 
 struct client {
 	struct live *live;
-	struct MHD_Connection *connection;
 	char *service; /* NULL: all */
-	/* daemon's thread */
+	/* its own thread */
 	struct tick *tick;
 	size_t offset;
 	/* under lock */
 	struct tick *next_tick;
-	bool suspended;
 	struct client *next, *prev;
 };
 
@@ -43,7 +40,8 @@ struct live {
 	struct store *store; /* constant after start */
 	pthread_t thread;
 	pthread_mutex_t lock;
-	pthread_cond_t changed;
+	pthread_cond_t changed; /* clients or stop: for the live thread */
+	pthread_cond_t ticked;  /* next_tick or stop: for the clients */
 	/* under lock */
 	struct client *clients;
 	unsigned count;
@@ -84,12 +82,12 @@ static struct tick *tick_make(struct live *live, const char *service)
 	return tick;
 }
 
-/* ---- Daemon's threads ---- */
+/* ---- The clients' threads ---- */
 
 static ssize_t client_read(void *context, uint64_t position, char *to, size_t max)
 {
 	struct client *c = context;
-	ssize_t n = 0;
+	size_t n;
 
 	(void)position;
 	if (c->tick && c->offset == c->tick->len) {
@@ -98,25 +96,21 @@ static ssize_t client_read(void *context, uint64_t position, char *to, size_t ma
 	}
 	if (!c->tick) {
 		pthread_mutex_lock(&c->live->lock);
+		while (!c->next_tick && !c->live->stop)
+			pthread_cond_wait(&c->live->ticked, &c->live->lock);
 		c->tick = c->next_tick;
 		c->next_tick = NULL;
 		c->offset = 0;
-		if (c->live->stop) {
-			n = MHD_CONTENT_READER_END_OF_STREAM;
-		} else if (!c->tick) {
-			c->suspended = true;
-			MHD_suspend_connection(c->connection);
-		}
 		pthread_mutex_unlock(&c->live->lock);
 	}
-	if (n == 0 && c->tick) {
-		size_t left = c->tick->len - c->offset;
-
-		n = (ssize_t)(left < max ? left : max);
-		memcpy(to, c->tick->bytes + c->offset, (size_t)n);
-		c->offset += (size_t)n;
-	}
-	return n;
+	if (!c->tick)
+		return MHD_CONTENT_READER_END_OF_STREAM;
+	n = c->tick->len - c->offset;
+	if (n > max)
+		n = max;
+	memcpy(to, c->tick->bytes + c->offset, n);
+	c->offset += n;
+	return (ssize_t)n;
 }
 
 static void client_free(void *context)
@@ -149,9 +143,7 @@ struct MHD_Response *live_response(struct live *live, struct MHD_Connection *con
 
 	if (!c)
 		return NULL;
-	*c = (struct client){ .live = live,
-			      .connection = connection,
-			      .service = service ? strdup(service) : NULL };
+	*c = (struct client){ .live = live, .service = service ? strdup(service) : NULL };
 	pthread_mutex_lock(&live->lock);
 	full = live->count >= LIVE_CLIENTS_MAX || live->stop || (service && !c->service);
 	if (!full) {
@@ -216,11 +208,8 @@ static void hand_out(struct live *live, const char *service, struct tick *tick)
 		tick_drop(c->next_tick); /* it has not taken the last one: it misses that */
 		atomic_fetch_add_explicit(&tick->users, 1, memory_order_relaxed);
 		c->next_tick = tick;
-		if (c->suspended) {
-			c->suspended = false;
-			MHD_resume_connection(c->connection);
-		}
 	}
+	pthread_cond_broadcast(&live->ticked);
 	pthread_mutex_unlock(&live->lock);
 }
 
@@ -281,6 +270,7 @@ struct live *live_create(struct store *store)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&live->changed, &attr);
 	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&live->ticked, NULL);
 	if (pthread_create(&live->thread, NULL, live_main, live)) {
 		free(live);
 		return NULL;
@@ -293,12 +283,7 @@ void live_stop(struct live *live)
 	pthread_mutex_lock(&live->lock);
 	live->stop = true;
 	pthread_cond_signal(&live->changed);
-	for (struct client *c = live->clients; c; c = c->next) {
-		if (c->suspended) {
-			c->suspended = false;
-			MHD_resume_connection(c->connection);
-		}
-	}
+	pthread_cond_broadcast(&live->ticked);
 	pthread_mutex_unlock(&live->lock);
 	pthread_join(live->thread, NULL);
 }
@@ -308,6 +293,7 @@ void live_destroy(struct live *live)
 	if (!live)
 		return;
 	pthread_cond_destroy(&live->changed);
+	pthread_cond_destroy(&live->ticked);
 	pthread_mutex_destroy(&live->lock);
 	free(live);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * /api/v1/live: server-sent events, one tick a second to everybody who listens. A tick is made once for each service
- * asked for, by one thread of its own, and only while somebody listens. A client holds no thread: between ticks its
- * connection is suspended. Who cannot follow misses ticks, and is dropped after ten seconds without reading.
+ * asked for, by one thread of its own, and only while somebody listens. A client's own thread waits for the next one. Who
+ * cannot follow misses ticks, and is dropped after ten seconds without reading.
  */
 #ifndef SERVER_LIVE_H
 #define SERVER_LIVE_H

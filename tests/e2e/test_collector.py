@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import gzip
+import http.client
 import json
 import math
 import os
@@ -130,6 +131,16 @@ def serve_says_in_one_line_why_it_cannot_start():
     for option in ("--help", "--version"):
         assert subprocess.run([tap.SONDE, "serve", option], capture_output=True, check=False).returncode == 0
         assert subprocess.run([tap.SONDE, option], capture_output=True, check=False).returncode == 0
+
+
+@test
+def serve_says_which_port_it_got():
+    process = tap.start(tap.SONDE, "serve", "--http", "127.0.0.1:0", "--listen", "tcp:127.0.0.1:0", "--data", tap.scratch() / "a")
+    wait_for(lambda: "sonde: http" in process.output(), "the collector to start")
+    found = re.fullmatch(r"sonde: (http://127\.0\.0\.1:[1-9]\d*)  agents: (tcp:127\.0\.0\.1:[1-9]\d*)  data: .*\n", process.output())
+    assert found, process.output()
+    assert tap.http(found[1] + "/api/v1/processes")[0] == 200
+    assert agentsim.Agent().greet(found[2]) == 0
 
 
 @test
@@ -702,6 +713,55 @@ def http_survives_garbage():
             while s.recv(65536):
                 pass
     assert get(collector, "/api/v1/routes")[0] == 200
+
+
+def heavy_history(collector, windows, rows):
+    """Many rows, of which every window has the same: what the longest questions are made of. Returns the agent."""
+    agent, now = agentsim.Agent(), time.time_ns()
+    agent.greet(collector.address)
+    stacks = len(agent.stacks)
+    columns = [[1] * rows, [agentsim.CPU] * rows, [i % 80 for i in range(rows)], [i % (stacks + 1) for i in range(rows)], [2] * rows,
+               [0] * rows, [1] * rows, [10_000_000] * rows]
+    packed = agentsim.field(6, b"".join(agentsim.field_packed(n, column) for n, column in enumerate(columns, 1)))
+    for seq in range(1, windows + 1):
+        agent.send(agentsim.frame("window", agentsim.message((1, seq), (4, now - SECOND), (5, now - 1)) + packed))
+        agent.acknowledged()
+    return agent
+
+
+@test
+def long_questions_hold_up_nobody():
+    collector = tap.Collector()
+    heavy_history(collector, 150, 100_000)
+    kept = http.client.HTTPConnection("127.0.0.1", collector.http_port, timeout=20)  # opened before, as a page's
+    kept.request("GET", "/api/v1/processes")
+    kept.getresponse().read()
+    stream = urllib.request.urlopen(collector.url + "/api/v1/live", timeout=20)
+    took, longest = [], 0
+
+    def ask_for_a_graph():
+        started = time.monotonic()
+        assert get(collector, "/api/v1/flame")[0] == 200
+        took.append(time.monotonic() - started)
+
+    askers = [threading.Thread(target=ask_for_a_graph) for _ in range(6)]
+    for asker in askers:
+        asker.start()
+    time.sleep(0.1)
+    while any(asker.is_alive() for asker in askers):
+        started = time.monotonic()
+        kept.request("GET", "/api/v1/processes")
+        assert kept.getresponse().read()
+        assert get(collector, "/api/v1/processes")[0] == 200
+        longest = max(longest, time.monotonic() - started)
+        started = time.monotonic()
+        while not stream.readline().startswith(b"data: "):
+            pass
+        longest = max(longest, time.monotonic() - started - 1)
+    assert len(took) == 6
+    print(f"# graphs: {min(took):.2f} to {max(took):.2f} s; beside them at most {longest:.2f} s")
+    assert max(took) > 1, "the questions were not long: this test shows nothing"
+    assert longest < max(took) / 2, (longest, took)
 
 
 # ---- Live ----
