@@ -53,6 +53,18 @@ def drive(port, requests=240, path="/hello/7"):
     return sum(result.sent.values())
 
 
+def settle(process):
+    """
+    Wait until the threads that served requests are gone. A client has its answer before the server's thread is back from
+    send(): a process that ends in between, without waiting for that thread, ends with a request in progress, which no
+    one counts. Seen in 2 of 60 runs.
+    """
+    def threads(pid):
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return max([len(os.listdir(f"/proc/{pid}/task"))] + [threads(child) for child in children])
+    tap.wait_for(lambda: threads(process.pid) <= 2, "only the main thread and the agent's to be left")
+
+
 def listening(port):
     with contextlib.suppress(OSError):
         load.socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -161,7 +173,7 @@ def a_prefork_server_is_counted_over_its_processes():
     server = tap.start(*under_agent(collector, "prefork", PYTHON, SUBJECT, "prefork", port))
     tap.wait_for(lambda: listening(port), "the server")
     sent = drive(port)
-    time.sleep(1.5)
+    settle(server)
     assert tap.stop(server) == 0, server.output()
     counted(collector, "prefork", sent)
     processes = [p for p in collector.get("processes")["processes"] if p["service"] == "prefork"]
@@ -174,11 +186,13 @@ def an_exec_begins_a_new_instance_and_loses_nothing():
     server = tap.start(*under_agent(collector, "reexec", PYTHON, SUBJECT, "reexec", port))
     tap.wait_for(lambda: listening(port), "the server")
     sent = drive(port)
+    settle(server)
     server.send_signal(signal.SIGHUP)
     tap.wait_for(lambda: len([p for p in collector.get("processes")["processes"] if p["service"] == "reexec"]) == 2,
                  "the second instance")
     tap.wait_for(lambda: listening(port), "the server again")
     sent += drive(port)
+    settle(server)
     assert tap.stop(server) == 0, server.output()
     counted(collector, "reexec", sent)
 
@@ -206,6 +220,7 @@ def a_server_that_drops_its_privileges_is_still_heard():
     server = tap.start(*under_agent(collector, "dropped", PYTHON, SUBJECT, "dropped", port))
     tap.wait_for(lambda: listening(port), "the server")
     sent = drive(port)
+    settle(server)
     assert tap.stop(server) == 0, server.output()
     counted(collector, "dropped", sent)
 
@@ -218,6 +233,7 @@ def what_a_script_starts_is_under_the_agent():
     server = tap.start(*under_agent(collector, "script", script))
     tap.wait_for(lambda: listening(port), "the server")
     sent = drive(port)
+    settle(server)
     tap.stop(server)
     assert server.output() == "starting\n", server.output()
     counted(collector, "script", sent)
