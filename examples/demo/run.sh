@@ -100,7 +100,8 @@ until_ready sonde $! "$demo/"
 load 2 40 /fast /fast /fast /file /error
 load 2 20 /fib/27 /fib/30 /fib/32
 load 3 10 /sleep/20 /io /fibo_sleep/28
-load 2 15 /lock
+# 17 and 10 have no common divisor: whenever each began, /lock meets every moment of /hog. At 15 and 10 it could miss it for good.
+load 2 17 /lock
 load 1 10 /hog
 
 hint="Ctrl-C ends it"
