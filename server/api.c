@@ -7,7 +7,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,7 +52,6 @@ struct question {
 struct endpoint {
 	const char *path;
 	unsigned allowed; /* parameter_set */
-	bool heavy;
 	void (*answer)(const struct api_request *request, const struct question *q,
 		       struct api_reply *reply);
 };
@@ -347,14 +345,20 @@ static void write_named(struct json *j, const char *key, const char *name,
 	json_array_end(j);
 }
 
+static void write_id(struct json *j, const char *key, uint64_t id)
+{
+	char text[17];
+
+	snprintf(text, sizeof(text), "%016llx", (unsigned long long)id);
+	json_text(j, key, text);
+}
+
 static void write_process(struct json *j, const struct process_summary *p)
 {
 	uint64_t own_ns = p->agent_cpu_ns + p->handler_ns;
-	char id[17];
 
-	snprintf(id, sizeof(id), "%016llx", (unsigned long long)p->id);
 	json_object_begin(j, NULL);
-	json_text(j, "id", id);
+	write_id(j, "id", p->id);
 	json_text(j, "service", p->service);
 	json_text(j, "host", p->host);
 	json_u64(j, "pid", p->pid);
@@ -367,6 +371,7 @@ static void write_process(struct json *j, const struct process_summary *p)
 	json_u64(j, "hz", p->hz);
 	json_u64(j, "threads", p->threads);
 	json_object_begin(j, "overhead");
+	json_double(j, "cores", p->wall_ns ? (double)own_ns / (double)p->wall_ns : 0, 6);
 	json_double(j, "cpu_share",
 		    p->process_cpu_ns ? (double)own_ns / (double)p->process_cpu_ns : 0, 6);
 	json_u64(j, "handler_ns", p->handler_ns);
@@ -471,6 +476,20 @@ static void write_route(struct json *j, const struct route_summary *r)
 	json_object_end(j);
 }
 
+static void write_marks(struct json *j, const struct routes_result *result)
+{
+	json_array_begin(j, "marks");
+	for (size_t i = 0; i < result->mark_count; i++) {
+		json_object_begin(j, NULL);
+		json_seconds(j, "time", result->marks[i].unix_ns);
+		json_text(j, "service", result->marks[i].service);
+		write_id(j, "process", result->marks[i].process);
+		json_text(j, "name", result->marks[i].name);
+		json_object_end(j);
+	}
+	json_array_end(j);
+}
+
 static int write_routes(struct json *j, struct store *store, const struct selection *sel)
 {
 	static const unsigned shown[] = { STATE_CPU, STATE_IO, STATE_LOCK, STATE_SLEEP };
@@ -487,6 +506,7 @@ static int write_routes(struct json *j, struct store *store, const struct select
 	for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++)
 		json_u64(j, state_names[shown[i]], result.background_ns[shown[i]]);
 	json_object_end(j);
+	write_marks(j, &result);
 	routes_result_free(&result);
 	return 0;
 }
@@ -683,18 +703,26 @@ static void write_nested(struct json *j, const struct flame *f)
 static void answer_flame(const struct api_request *request, const struct question *q,
 			 struct api_reply *reply)
 {
-	bool nested = q->format && strcmp(q->format, "json") == 0;
+	const char *format = q->format ? q->format : "columns";
+	bool nested = strcmp(format, "json") == 0, lines = strcmp(format, "lines") == 0;
 	struct json j = { 0 };
 	struct flame *flame;
 	int err;
 
-	if (q->format && !nested && strcmp(q->format, "columns") != 0) {
+	if (!nested && !lines && strcmp(format, "columns") != 0) {
 		api_error(reply, 400,
-			  "bad value '%.64s' of parameter 'format': give columns or json",
-			  q->format);
+			  "bad value '%.64s' of parameter 'format': give columns, lines or json",
+			  format);
 		return;
 	}
 	err = query_flame(request->store, &q->sel, &flame);
+	if (!err && !lines) {
+		struct flame *merged = flame_without_lines(flame);
+
+		flame_destroy(flame);
+		flame = merged;
+		err = merged ? 0 : -ENOMEM;
+	}
 	if (err) {
 		query_failed(reply, err);
 		return;
@@ -814,46 +842,17 @@ int api_live_tick(struct store *store, const char *service, uint64_t now_unix_ns
 /* ---- All of them ---- */
 
 static const struct endpoint endpoints[] = {
-	{ "/api/v1/processes", P_COMMON, false, answer_processes },
-	{ "/api/v1/routes", P_COMMON, false, answer_routes },
-	{ "/api/v1/latency", P_COMMON | P_WHAT | P_STEP, false, answer_latency },
-	{ "/api/v1/flame", P_FLAME, true, answer_flame },
-	{ "/api/v1/profile", P_FLAME, true, answer_profile },
-	{ "/metrics", 0, false, answer_metrics },
+	{ "/api/v1/processes", P_COMMON, answer_processes },
+	{ "/api/v1/routes", P_COMMON, answer_routes },
+	{ "/api/v1/latency", P_COMMON | P_WHAT | P_STEP, answer_latency },
+	{ "/api/v1/flame", P_FLAME, answer_flame },
+	{ "/api/v1/profile", P_FLAME, answer_profile },
+	{ "/metrics", 0, answer_metrics },
 };
 
-/* A call tree under way may take hundreds of megabytes: so many at a time, the others wait. */
-static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t ended;
-	unsigned running; /* under lock */
-} heavy = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 };
-
-static void heavy_begin(void)
+bool api_heavy(const char *path)
 {
-	pthread_mutex_lock(&heavy.lock);
-	while (heavy.running == API_HEAVY_MAX)
-		pthread_cond_wait(&heavy.ended, &heavy.lock);
-	heavy.running++;
-	pthread_mutex_unlock(&heavy.lock);
-}
-
-static void heavy_end(void)
-{
-	pthread_mutex_lock(&heavy.lock);
-	heavy.running--;
-	pthread_cond_signal(&heavy.ended);
-	pthread_mutex_unlock(&heavy.lock);
-}
-
-static void answer(const struct endpoint *endpoint, const struct api_request *request,
-		   const struct question *q, struct api_reply *reply)
-{
-	if (endpoint->heavy)
-		heavy_begin();
-	endpoint->answer(request, q, reply);
-	if (endpoint->heavy)
-		heavy_end();
+	return strcmp(path, "/api/v1/flame") == 0 || strcmp(path, "/api/v1/profile") == 0;
 }
 
 void api_answer(const struct api_request *request, struct api_reply *reply)
@@ -865,7 +864,7 @@ void api_answer(const struct api_request *request, struct api_reply *reply)
 		if (strcmp(endpoints[i].path, request->path) != 0)
 			continue;
 		if (take_parameters(request, endpoints[i].allowed, &q, reply) == 0)
-			answer(&endpoints[i], request, &q, reply);
+			endpoints[i].answer(request, &q, reply);
 		if (reply->body.failed)
 			query_failed(reply, -ENOMEM);
 		return;

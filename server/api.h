@@ -6,6 +6,7 @@
 #ifndef SERVER_API_H
 #define SERVER_API_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,8 +14,7 @@
 #include "server/store.h"
 
 enum {
-	API_PARAMETERS_MAX = 16,
-	API_HEAVY_MAX = 4 /* questions about call trees at a time */
+	API_PARAMETERS_MAX = 16
 };
 
 struct api_parameter {
@@ -38,6 +38,9 @@ struct api_reply {
 
 /** Answer @request; errors are answers, too. */
 void api_answer(const struct api_request *request, struct api_reply *reply);
+
+/** Whether the answer at @path is a call tree, which may take hundreds of megabytes while it is made. */
+bool api_heavy(const char *path);
 
 /** Make @reply an error: {"error": …}. */
 __attribute__((format(printf, 3, 4))) void api_error(struct api_reply *reply, unsigned status,

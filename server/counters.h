@@ -16,10 +16,11 @@
   X(memory_refused_total, "counter", "connections closed for want of buffer memory")               \
   X(received_bytes_total, "counter", "bytes received from agents")                                 \
   X(frames_total, "counter", "messages received")                                                  \
-  X(frames_skipped_total, "counter", "messages of a kind that is not stored")                      \
+  X(frames_skipped_total, "counter", "messages and marks left out")                                \
   X(protocol_errors_total, "counter", "connections closed for bad input")                          \
   X(windows_total, "counter", "windows stored")                                                    \
   X(windows_duplicate_total, "counter", "windows received again")                                  \
+  X(marks_total, "counter", "marks of programs and agents stored")                                 \
   X(store_failures_total, "counter", "transactions the store refused")                             \
   X(http_requests_total, "counter", "HTTP requests answered")                                      \
   X(live_clients, "gauge", "clients of /api/v1/live")                                              \

@@ -82,6 +82,7 @@ static void put_answer(struct report *r, const char *path, const char *route)
 		states_text(r->sel->states, states);
 		snprintf(least, sizeof(least), "%llu", (unsigned long long)r->sel->latency_min_ns);
 		snprintf(most, sizeof(most), "%llu", (unsigned long long)r->sel->latency_max_ns);
+		ask_for(&request, "format", "lines");
 		ask_for(&request, "state", *states ? states : NULL);
 		ask_for(&request, "latency_min", least);
 		ask_for(&request, "latency_max", most);

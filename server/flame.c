@@ -385,3 +385,63 @@ out:
 	free(sorted);
 	return err;
 }
+
+/* How flame_without_lines() goes: where nodes of the old tree went, and the heaviest line of each new function. */
+struct merge {
+	const struct flame *from;
+	struct flame *to;
+	uint32_t *place, *line;
+	uint64_t *most_ns;
+};
+
+static int merge_node(struct merge *m, uint32_t i)
+{
+	const struct flame_node *node = &m->from->nodes[i];
+	struct flame_function f = m->from->functions[node->function];
+	int64_t function, at = 0;
+
+	f.line = 0;
+	function = flame_function(m->to, &f);
+	if (function >= 0 && i > 0) /* a parent stands before its children */
+		at = flame_child(m->to, m->place[node->parent], (uint32_t)function);
+	if (function < 0 || at < 0)
+		return -ENOMEM;
+	m->place[i] = (uint32_t)at;
+	if (node->total_ns >= m->most_ns[function]) {
+		m->most_ns[function] = node->total_ns;
+		m->line[function] = m->from->functions[node->function].line;
+	}
+	for (unsigned s = 0; s < STATE_COUNT; s++)
+		flame_add(m->to, m->place[i], s, node->self_ns[s], s ? 0 : node->samples);
+	return 0;
+}
+
+struct flame *flame_without_lines(const struct flame *flame)
+{
+	struct merge m = {
+		.from = flame,
+		.to = flame_create(),
+		.place = calloc(flame->node_count, sizeof(*m.place)),
+		.line = calloc(flame->function_count, sizeof(*m.line)),
+		.most_ns = calloc(flame->function_count, sizeof(*m.most_ns)),
+	};
+	int err = m.to && m.place && m.line && m.most_ns ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; !err && i < flame->node_count; i++)
+		err = merge_node(&m, i);
+	if (!err) {
+		m.to->requests = flame->requests;
+		m.to->refused = flame->refused;
+		err = flame_finish(m.to);
+	}
+	for (uint32_t i = 0; !err && i < m.to->function_count; i++)
+		m.to->functions[i].line = m.line[i];
+	if (err) {
+		flame_destroy(m.to);
+		m.to = NULL;
+	}
+	free(m.place);
+	free(m.line);
+	free(m.most_ns);
+	return m.to;
+}

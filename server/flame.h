@@ -81,4 +81,10 @@ void flame_add(struct flame *flame, uint32_t node, unsigned state, uint64_t ns, 
 /** Sum totals and sort. Returns 0 or -ENOMEM. After this only reading is allowed. */
 int flame_finish(struct flame *flame);
 
+/**
+ * A finished tree like @flame, finished, in which one function is one node however many of its lines were seen; its line
+ * is then the one with most time at or below it. NULL when out of memory.
+ */
+struct flame *flame_without_lines(const struct flame *flame);
+
 #endif

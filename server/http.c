@@ -2,7 +2,7 @@
  *
  * libmicrohttpd glue; see http.h.
  *
- * Context: one thread per connection, so that a long question holds up nobody else's; struct http is constant after start.
+ * Context: one thread per connection, so that a long question holds up nobody else's.
  * A pool of threads was tried: a connection belongs to one thread of it for life, and the page's live stream stood still
  * while that thread drew another's graph.
  */
@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,10 +32,15 @@ enum {
 };
 
 struct http {
+	/* constant after start */
 	struct MHD_Daemon *daemon;
 	struct store *store;
 	struct live *live;
 	struct buffer page_gzip; /* empty when it could not be made */
+
+	pthread_mutex_t lock;
+	pthread_cond_t less; /* heavy has become less */
+	unsigned heavy;      /* under lock: answers in the making for which api_heavy() */
 };
 
 /* The page is one file with its script and style inside, and talks to nobody but us. */
@@ -233,6 +239,27 @@ static enum MHD_Result take_parameter(void *context, enum MHD_ValueKind kind, co
 	return c->why ? MHD_NO : MHD_YES;
 }
 
+static void answer_in_turn(struct http *http, const struct api_request *request,
+			   struct api_reply *reply)
+{
+	bool heavy = api_heavy(request->path);
+
+	if (heavy) {
+		pthread_mutex_lock(&http->lock);
+		while (http->heavy == HTTP_HEAVY_MAX)
+			pthread_cond_wait(&http->less, &http->lock);
+		http->heavy++;
+		pthread_mutex_unlock(&http->lock);
+	}
+	api_answer(request, reply);
+	if (heavy) {
+		pthread_mutex_lock(&http->lock);
+		http->heavy--;
+		pthread_cond_signal(&http->less);
+		pthread_mutex_unlock(&http->lock);
+	}
+}
+
 static enum MHD_Result answer(struct http *http, struct MHD_Connection *connection,
 			      const char *path, const char *method)
 {
@@ -268,7 +295,7 @@ static enum MHD_Result answer(struct http *http, struct MHD_Connection *connecti
 		return send_page(http, connection);
 	if (strcmp(path, "/api/v1/live") == 0 && strcmp(method, "GET") == 0)
 		return send_live(http, connection, &request);
-	api_answer(&request, &reply);
+	answer_in_turn(http, &request, &reply);
 	return send_reply(connection, &reply);
 }
 
@@ -354,6 +381,8 @@ int http_start(struct store *store, struct address *address, struct http **out, 
 		return fd;
 	}
 	http->store = store;
+	pthread_mutex_init(&http->lock, NULL);
+	pthread_cond_init(&http->less, NULL);
 	http->page_gzip = gzip(assets_dashboard_html, assets_dashboard_html_bytes, 9);
 	http->live = live_create(store);
 	if (http->live)
@@ -384,5 +413,7 @@ void http_stop(struct http *http)
 		MHD_stop_daemon(http->daemon); /* closes the listening socket */
 	live_destroy(http->live);
 	buffer_fini(&http->page_gzip);
+	pthread_cond_destroy(&http->less);
+	pthread_mutex_destroy(&http->lock);
 	free(http);
 }

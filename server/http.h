@@ -13,6 +13,7 @@
 
 enum {
 	HTTP_CONNECTIONS_MAX = 256, /* a thread each */
+	HTTP_HEAVY_MAX = 4,         /* call trees in the making; who asks for one more waits */
 	HTTP_TIMEOUT_SECONDS = 30
 };
 

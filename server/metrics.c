@@ -374,6 +374,10 @@ static void write_own(struct buffer *out)
 	       (unsigned long long)atomic_load_explicit(&counters.name, memory_order_relaxed));
 	COUNTERS(WRITE_COUNTER)
 #undef WRITE_COUNTER
+	head(out, "sonde_collector_symbols_refused_total", "counter",
+	     "Collector: symbols, files and frames past a cap.");
+	buffer_print(out, "sonde_collector_symbols_refused_total %llu\n",
+		     (unsigned long long)query_symbols_refused());
 }
 
 /* Requests in flight are in the newest windows; a minute holds them all. */

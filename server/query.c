@@ -235,6 +235,30 @@ static int finish_routes(struct route_query *q, struct routes_result *out)
 	return 0;
 }
 
+static int add_mark(void *context, const struct store_mark *mark)
+{
+	struct routes_result *out = context;
+	struct mark *m = &out->marks[out->mark_count++];
+
+	*m = (struct mark){ mark->unix_ns, mark->instance, strdup(mark->service),
+			    strdup(mark->name) };
+	return m->service && m->name ? 0 : -ENOMEM;
+}
+
+static int add_marks(const struct scan *scan, struct routes_result *out)
+{
+	const struct selection *sel = scan->sel;
+	uint64_t id = sel->process && scan->instance_count ? scan->instances[0].info.id : 0;
+
+	if (!scan->read || (sel->process && !id))
+		return 0;
+	out->marks = calloc(QUERY_MARKS_MAX, sizeof(*out->marks));
+	if (!out->marks)
+		return -ENOMEM;
+	return store_read_marks(scan->read, sel->service, id, sel->from_unix_ns, sel->to_unix_ns,
+				QUERY_MARKS_MAX, add_mark, out);
+}
+
 int query_routes(struct store *store, const struct selection *sel, struct routes_result *out)
 {
 	struct scan scan;
@@ -251,6 +275,10 @@ int query_routes(struct store *store, const struct selection *sel, struct routes
 		err = scan_windows(&scan, STORE_ROUTES, routes_window, &q);
 	if (!err)
 		err = finish_routes(&q, out);
+	if (!err)
+		err = add_marks(&scan, out);
+	if (err)
+		routes_result_free(out);
 	for (uint32_t i = 0; i < q.count; i++)
 		route_summary_fini(&q.routes[i]);
 	free(q.routes);
@@ -267,6 +295,11 @@ void routes_result_free(struct routes_result *result)
 	for (size_t i = 0; i < result->count; i++)
 		route_summary_fini(&result->routes[i]);
 	free(result->routes);
+	for (size_t i = 0; i < result->mark_count; i++) {
+		free(result->marks[i].service);
+		free(result->marks[i].name);
+	}
+	free(result->marks);
 	*result = (struct routes_result){ 0 };
 }
 
@@ -310,6 +343,7 @@ static int processes_window(void *context, uint32_t instance, const struct store
 	const Sonde__Self *self = w->self;
 	int err = 0;
 
+	p->wall_ns += w->end_unix_ns - w->start_unix_ns;
 	p->process_cpu_ns += self->process_cpu_ns;
 	p->agent_cpu_ns += self->agent_cpu_ns;
 	p->handler_ns += self->handler_ns;

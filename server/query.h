@@ -24,6 +24,7 @@ enum {
 	QUERY_NODES_MAX = 500000, /* of a tree; the rest is added up as "[more]" */
 	QUERY_DEPTH_MAX = 4096,   /* frames of a stack */
 	QUERY_STEPS_MAX = 2000,   /* of a heat map */
+	QUERY_MARKS_MAX = 100,    /* the newest */
 };
 
 /* What is asked for. Strings belong to the asker and live as long as the call. */
@@ -52,10 +53,18 @@ struct route_summary {
 	size_t status_count;
 };
 
+/* Something that happened: what a program told its agent, or the agent wants said. */
+struct mark {
+	uint64_t unix_ns, process;
+	char *service, *name;
+};
+
 struct routes_result {
 	struct route_summary *routes; /* by total time, largest first */
 	size_t count;
 	uint64_t background_ns[STATE_COUNT];
+	struct mark *marks; /* the newest first */
+	size_t mark_count;
 };
 
 int query_routes(struct store *store, const struct selection *sel, struct routes_result *out);
@@ -63,6 +72,9 @@ void routes_result_free(struct routes_result *result);
 
 /** The merged call tree of @sel, symbolised and scaled to the exact ledger. The caller frees it with flame_destroy(). */
 int query_flame(struct store *store, const struct selection *sel, struct flame **out);
+
+/** How often a cap of the symbols' cache refused something. */
+uint64_t query_symbols_refused(void);
 
 /** As query_flame(), one tree per (service, route) in @sel, for exports that keep routes apart. */
 struct route_flame {
@@ -82,6 +94,7 @@ struct process_summary {
 	uint32_t pid, hz, threads;
 	uint64_t first_seen_unix_ns, last_seen_unix_ns, lost_windows;
 	/* sums over the selection */
+	uint64_t wall_ns; /* of its windows */
 	uint64_t process_cpu_ns, agent_cpu_ns, handler_ns, samples;
 	/* as of its newest window */
 	uint64_t memory_bytes, newest_unix_ns;

@@ -93,6 +93,12 @@ static void symbols_start(void)
 	fclose(file);
 }
 
+uint64_t query_symbols_refused(void)
+{
+	pthread_once(&symbols_once, symbols_start);
+	return symbols ? symbolizer_refused(symbols) : 0;
+}
+
 /* ---- 1. Windows to cells ---- */
 
 static struct sums *sums_of(struct flame_query *q, uint32_t group)

@@ -102,7 +102,6 @@ static int routetable_drops(struct routetable *table, const json_t *process, uin
 
 static int routetable_processes(struct routetable *table, json_t *processes)
 {
-	double of_agents = 0, of_all = 0;
 	uint64_t most = 0;
 	json_t *process, *earlier;
 	size_t i, k;
@@ -110,17 +109,13 @@ static int routetable_processes(struct routetable *table, json_t *processes)
 	json_array_foreach(processes, i, process)
 	{
 		const json_t *overhead = json_object_get(process, "overhead");
-		double share = real_of(overhead, "cpu_share");
 		bool live = strcmp(text_of(process, "state"), "live") == 0, seen = false;
 
 		table->live += live;
 		table->gone += !live;
 		table->lost_windows += number_of(process, "lost_windows");
-		/* By time, not the worst share: an idle process's little time is mostly the agent's. */
-		if (live && share > 0) {
-			of_agents += real_of(overhead, "agent_cpu_ns");
-			of_all += real_of(overhead, "agent_cpu_ns") / share;
-		}
+		/* Not the share of the process's CPU: of an idle one that is much of nothing. */
+		table->cores += live ? real_of(overhead, "cores") : 0;
 		json_array_foreach(processes, k, earlier)
 		{
 			if (k >= i)
@@ -132,7 +127,6 @@ static int routetable_processes(struct routetable *table, json_t *processes)
 		if (routetable_drops(table, process, &most) < 0)
 			return -ENOMEM;
 	}
-	table->overhead = of_all > 0 ? of_agents / of_all : 0;
 	return 0;
 }
 
@@ -201,9 +195,9 @@ void routetable_print_header(FILE *to, const struct routetable *table,
 		at += (size_t)snprintf(line + at, sizeof(line) - at, ", %s gone",
 				       units_count(table->gone).text);
 	if (table->live)
-		at += (size_t)snprintf(line + at, sizeof(line) - at, "  |  overhead %s of %s CPU",
-				       units_percent(table->overhead).text,
-				       plural(table->live, "its", "their"));
+		at += (size_t)snprintf(line + at, sizeof(line) - at, "  |  %s %s of a core",
+				       plural(table->live, "agent", "agents"),
+				       units_percent(table->cores).text);
 	if (table->lost_windows || table->drops)
 		snprintf(line + at, sizeof(line) - at, "  |  lost: %s %s, %s %s%s%.100s%s",
 			 units_count(table->lost_windows).text,

@@ -29,7 +29,7 @@ struct routetable {
 	size_t count;
 	double span_s;               /* of the selection */
 	size_t services, live, gone; /* processes that report, and that do not any more */
-	double overhead; /* the agents' share of the CPU time of all live processes together */
+	double cores;                /* that the agents of all live processes take together */
 	uint64_t lost_windows, drops;
 	char *drop_cause; /* of most drops, may be NULL */
 };

@@ -25,7 +25,7 @@ struct id_set {
 struct session_state {
 	bool hello, ended;
 	uint64_t first_seen_unix_ns, last_seen_unix_ns, stored_seq, lost_windows;
-	uint64_t windows, duplicates; /* since the last commit, for the counters */
+	uint64_t windows, duplicates, marks; /* since the last commit, for the counters */
 };
 
 struct session {
@@ -82,7 +82,8 @@ void session_committed(struct session *s)
 {
 	count_add(windows_total, s->now.windows);
 	count_add(windows_duplicate_total, s->now.duplicates);
-	s->now.windows = s->now.duplicates = 0;
+	count_add(marks_total, s->now.marks);
+	s->now.windows = s->now.duplicates = s->now.marks = 0;
 	s->committed = s->now;
 }
 
@@ -475,6 +476,18 @@ static int take_window(struct session *s, const Sonde__Window *w, struct buffer 
 	return answer_ack(w->seq, out);
 }
 
+/* The program's own words, which the agent passes on as they are: a bad one is left out, it must not cost the connection. */
+static int take_event(struct session *s, const Sonde__Event *event)
+{
+	if (event->unix_ns > INT64_MAX || !event->name[0] ||
+	    check_text(event->name, SESSION_MARK_MAX)) {
+		count_add(frames_skipped_total, 1);
+		return 0;
+	}
+	s->now.marks++;
+	return store_put_mark(s->store, s->instance.id, event->unix_ns, event->name);
+}
+
 int session_frame(struct session *s, const uint8_t *bytes, size_t len, struct buffer *out,
 		  const char **why)
 {
@@ -501,12 +514,15 @@ int session_frame(struct session *s, const uint8_t *bytes, size_t len, struct bu
 		case SONDE__FRAME__BODY_WINDOW:
 			err = take_window(s, frame->window, out, why);
 			break;
+		case SONDE__FRAME__BODY_EVENT:
+			err = take_event(s, frame->event);
+			break;
 		case SONDE__FRAME__BODY_WELCOME:
 		case SONDE__FRAME__BODY_ACK:
 			*why = "a message only a collector sends";
 			err = -EPROTO;
 			break;
-		default: /* Slow, Event, and what a newer agent may know */
+		default: /* Slow, and what a newer agent may know */
 			count_add(frames_skipped_total, 1);
 		}
 	}

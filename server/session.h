@@ -21,6 +21,7 @@ enum {
 	SESSION_UNPACK_MAX = 256 << 20, /* memory of one message, unpacked */
 	SESSION_TEXT_MAX = 16 << 10,    /* bytes of one string */
 	SESSION_NAME_MAX = 256,         /* bytes of a service's name */
+	SESSION_MARK_MAX = 1024,        /* bytes of a mark's name */
 	SESSION_MODULES_MAX = 1 << 16,  /* ids are below these */
 	SESSION_FUNCTIONS_MAX = 1 << 20,
 	SESSION_STACKS_MAX = 1 << 22,

@@ -19,6 +19,10 @@
 struct store;
 struct store_read;
 
+enum {
+	STORE_MARKS_MAX = 10000
+};
+
 /* Strings belong to the struct: store_instance_fini(). Never NULL. */
 struct store_instance {
 	uint64_t id; /* Hello.instance, shown as 16 hex digits */
@@ -58,6 +62,8 @@ int store_put_instance(struct store *store, const struct store_instance *instanc
 int store_put_dict(struct store *store, uint64_t instance, const Sonde__Dict *dict);
 /** A window that is there already stays as it is. */
 int store_put_window(struct store *store, uint64_t instance, const Sonde__Window *window);
+/** A mark that is there already stays one. Past STORE_MARKS_MAX the oldest go. */
+int store_put_mark(struct store *store, uint64_t instance, uint64_t unix_ns, const char *name);
 /** Drop the oldest windows past the cap. Outside a transaction. Bounded work: call it now and then. */
 int store_retain(struct store *store);
 
@@ -105,6 +111,18 @@ int store_read_windows(struct store_read *read, const struct store_filter *filte
 int store_read_instances(struct store_read *read, const char *service, uint64_t id,
 			 uint64_t from_unix_ns, uint64_t to_unix_ns, store_instance_fn *fn,
 			 void *context);
+
+/* Strings live until the callback returns. */
+struct store_mark {
+	uint64_t instance, unix_ns;
+	const char *service, *name;
+};
+typedef int store_mark_fn(void *context, const struct store_mark *mark);
+
+/** Marks of @service (NULL: all) and @instance (0: all) in [from, to), the newest first, at most @max. */
+int store_read_marks(struct store_read *read, const char *service, uint64_t instance,
+		     uint64_t from_unix_ns, uint64_t to_unix_ns, unsigned max, store_mark_fn *fn,
+		     void *context);
 
 struct store_stack {
 	uint32_t parent, module;

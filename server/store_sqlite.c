@@ -27,7 +27,7 @@
 #include "server/window.h"
 
 enum {
-	SCHEMA_VERSION = 1,
+	SCHEMA_VERSION = 2,
 	APPLICATION_ID = 0x736f6e64, /* "sond" */
 	READERS_MAX = 16,            /* kept open for the next question */
 	READ_ARENA_MAX = 256 << 20,  /* one window unpacked */
@@ -59,7 +59,14 @@ static const char schema[] =
 	" UNIQUE(instance, seq));"
 	"CREATE INDEX window_time ON window(end_unix_ns);"
 	"CREATE INDEX window_instance_time ON window(instance, end_unix_ns);"
-	"PRAGMA application_id=1936682596; PRAGMA user_version=1;";
+	"PRAGMA application_id=1936682596;";
+
+/* What came with version 2. */
+static const char schema_marks[] = "CREATE TABLE mark(n INTEGER PRIMARY KEY AUTOINCREMENT, "
+				   "instance INT, unix_ns INT, name TEXT,"
+				   " UNIQUE(instance, unix_ns, name));"
+				   "CREATE INDEX mark_time ON mark(unix_ns);"
+				   "PRAGMA user_version=2;";
 
 enum write_statement {
 	W_BEGIN,
@@ -74,6 +81,8 @@ enum write_statement {
 	W_THREAD,
 	W_OBJECT,
 	W_WINDOW,
+	W_MARK,
+	W_MARKS_OVER,
 	W_SIZE,
 	W_RETAIN,
 	W_EMPTY,
@@ -97,6 +106,8 @@ static const char *const write_sql[W_COUNT] = {
 	[W_WINDOW] =
 		"INSERT OR IGNORE INTO window(instance,seq,start_unix_ns,end_unix_ns,self,routes,"
 		"rows) VALUES(?1,?2,?3,?4,?5,?6,?7)",
+	[W_MARK] = "INSERT OR IGNORE INTO mark(instance,unix_ns,name) VALUES(?1,?2,?3)",
+	[W_MARKS_OVER] = "DELETE FROM mark WHERE n<=(SELECT max(n) FROM mark)-?1",
 	[W_SIZE] = "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, "
 		   "pragma_freelist_count, pragma_page_size",
 	[W_RETAIN] = "DELETE FROM window WHERE n IN (SELECT n FROM window ORDER BY end_unix_ns "
@@ -114,6 +125,7 @@ enum read_statement {
 	R_INSTANCES,
 	R_INSTANCE,
 	R_STACK,
+	R_MARKS,
 	R_DICT, /* and one for each store_kind from here on */
 	R_COUNT = R_DICT + STORE_KINDS
 };
@@ -131,6 +143,10 @@ static const char *const read_sql[R_COUNT] = {
 	[R_INSTANCES] = "SELECT * FROM instance WHERE last_seen>=?1 AND first_seen<=?2",
 	[R_INSTANCE] = "SELECT * FROM instance WHERE id=?3 AND last_seen>=?1 AND first_seen<=?2",
 	[R_STACK] = "SELECT parent,module,address FROM stack WHERE instance=?1 AND id=?2",
+	[R_MARKS] =
+		"SELECT mark.instance,unix_ns,service,name FROM mark JOIN instance ON "
+		"instance.id=mark.instance WHERE unix_ns>=?1 AND unix_ns<?2 AND (?3 IS NULL OR "
+		"service=?3) AND (?4=0 OR mark.instance=?4) ORDER BY unix_ns DESC, n DESC LIMIT ?5",
 	[R_DICT + STORE_MODULES] = "SELECT id,path,'',0,build_id FROM module WHERE instance=?1",
 	[R_DICT + STORE_FUNCTIONS] = "SELECT id,name,file,line,'' FROM function WHERE instance=?1",
 	[R_DICT + STORE_ROUTE_NAMES] = "SELECT id,name,'',0,'' FROM route WHERE instance=?1",
@@ -344,6 +360,21 @@ static int check_file(struct store *store, char *error, size_t error_bytes)
 	return 0;
 }
 
+/* Bring a new or an older store to this version. *@message: what SQLite said, or NULL. */
+static int make_tables(sqlite3 *db, char **message)
+{
+	int64_t version = pragma_int(db, "PRAGMA user_version");
+
+	if (version == SCHEMA_VERSION)
+		return 0;
+	if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK ||
+	    (version == 0 && sqlite3_exec(db, schema, NULL, NULL, message) != SQLITE_OK) ||
+	    sqlite3_exec(db, schema_marks, NULL, NULL, message) != SQLITE_OK ||
+	    sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+		return -EIO;
+	return 0;
+}
+
 static int open_database(struct store *store, char *error, size_t error_bytes)
 {
 	char *message = NULL;
@@ -365,10 +396,7 @@ static int open_database(struct store *store, char *error, size_t error_bytes)
 	    sqlite3_exec(store->db,
 			 "PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=67108864;", NULL,
 			 NULL, NULL) != SQLITE_OK ||
-	    (pragma_int(store->db, "PRAGMA user_version") == 0 &&
-	     (sqlite3_exec(store->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK ||
-	      sqlite3_exec(store->db, schema, NULL, NULL, &message) != SQLITE_OK ||
-	      sqlite3_exec(store->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK))) {
+	    make_tables(store->db, &message)) {
 		snprintf(error, error_bytes,
 			 "cannot write the store %s: %s; make room, make it writable, or choose "
 			 "another directory with --data",
@@ -686,6 +714,25 @@ int store_put_window(struct store *store, uint64_t instance, const Sonde__Window
 	return err;
 }
 
+int store_put_mark(struct store *store, uint64_t instance, uint64_t unix_ns, const char *name)
+{
+	sqlite3_stmt *stmt = write_statement(store, W_MARK);
+	int err;
+
+	if (!stmt)
+		return failed(store, store->db, "store a mark");
+	bind_u64(stmt, 1, instance);
+	bind_u64(stmt, 2, unix_ns);
+	bind_text(stmt, 3, name);
+	err = run(store, stmt, "store a mark");
+	if (err)
+		return err;
+	stmt = write_statement(store, W_MARKS_OVER);
+	if (stmt)
+		bind_u64(stmt, 1, STORE_MARKS_MAX);
+	return run(store, stmt, "drop old marks");
+}
+
 static bool is_connected(struct store *store, uint64_t id)
 {
 	bool found = false;
@@ -700,8 +747,8 @@ static bool is_connected(struct store *store, uint64_t id)
 /* Processes that are gone and whose windows have all aged out need no dictionary. */
 static int forget_empty(struct store *store)
 {
-	static const char *const tables[] = { "module", "function", "stack",
-					      "route",  "thread",   "object" };
+	static const char *const tables[] = { "module", "function", "stack", "route",
+					      "thread", "object",   "mark" };
 	sqlite3_stmt *stmt = write_statement(store, W_EMPTY);
 	uint64_t ids[64];
 	size_t count = 0;
@@ -988,6 +1035,36 @@ int store_read_instances(struct store_read *read, const char *service, uint64_t 
 			continue;
 		instance.connected = is_connected(read->store, instance.id);
 		err = fn(context, &instance);
+	}
+	if (!err && step != SQLITE_DONE)
+		err = failed(read->store, read->db, "read");
+	sqlite3_reset(stmt);
+	return err;
+}
+
+int store_read_marks(struct store_read *read, const char *service, uint64_t instance,
+		     uint64_t from_unix_ns, uint64_t to_unix_ns, unsigned max, store_mark_fn *fn,
+		     void *context)
+{
+	sqlite3_stmt *stmt = read_statement(read, R_MARKS);
+	int err = 0, step = SQLITE_DONE;
+
+	if (!stmt)
+		return failed(read->store, read->db, "read");
+	bind_u64(stmt, 1, clamp_time(from_unix_ns));
+	bind_u64(stmt, 2, clamp_time(to_unix_ns));
+	sqlite3_bind_text(stmt, 3, service, -1, SQLITE_STATIC); /* NULL binds NULL */
+	bind_u64(stmt, 4, instance);
+	bind_u64(stmt, 5, max);
+	while (!err && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+		struct store_mark mark = {
+			.instance = column_u64(stmt, 0),
+			.unix_ns = column_u64(stmt, 1),
+			.service = column_text(stmt, 2),
+			.name = column_text(stmt, 3),
+		};
+
+		err = fn(context, &mark);
 	}
 	if (!err && step != SQLITE_DONE)
 		err = failed(read->store, read->db, "read");

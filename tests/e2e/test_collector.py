@@ -502,6 +502,7 @@ def processes_show_who_reported_and_at_what_cost():
     p = by_service["shop"]
     assert p["id"] == f"{shop.instance:016x}" and p["state"] == "lost" and p["threads"] == 3 and p["hz"] == 99
     assert p["overhead"]["agent_cpu_ns"] == 180 * 2_000_000 and p["overhead"]["memory_bytes"] == 1_800_000
+    assert p["overhead"]["cores"] == 0.0023  # 2 ms of the thread and 0.3 ms of the handler in each second
     assert 0 < p["overhead"]["cpu_share"] < 0.05 and p["samples"] == 180 * 60
     assert {d["cause"]: d["count"] for d in p["drops"]} == {"ring full": 1, "stack table full": 0}
     assert {e["how"]: e["count"] for e in p["stack_ends"]} == {"complete": 180 * 58, "truncated": 180 * 2}
@@ -580,6 +581,33 @@ def flame_adds_up_to_the_ledger():
     check_tree(every)
     assert every["total"]["cpu"] == sum(t.ledger[agentsim.CPU] for t in shop.truth.values())
     assert "logger_thread" not in every["functions"]["name"]
+
+
+@test
+def flame_has_one_node_per_function_unless_asked_for_lines():
+    collector, now = tap.Collector(), time.time_ns()
+    agent = agentsim.Agent()
+    agent.greet(collector.address)
+    # main, then fib called from line 3 and from line 4 of it, one of them as a leaf.
+    agent.send(agentsim.frame("dict", agentsim.message(
+        (2, [agentsim.message((1, i), (2, name), (3, "f.c"), (4, line)) for i, name, line in ((100, "fib", 3), (101, "fib", 4))]),
+        (3, b"".join(agentsim.field_packed(n, column) for n, column in
+                     enumerate(([1000, 1001, 1002], [1, 1, 1000], [0, 0, 0], [100, 101, 101]), 1))))))
+    columns = [[0] * 3, [agentsim.CPU] * 3, [0] * 3, [1000, 1001, 1002], [1] * 3, [0] * 3, [1] * 3, [10, 40, 5]]
+    agent.send(agentsim.frame("window", agentsim.message((1, 1), (4, now - SECOND), (5, now)) + agentsim.field(
+        6, b"".join(agentsim.field_packed(n, column) for n, column in enumerate(columns, 1)))))
+    agent.acknowledged()
+
+    def nodes(**how):
+        flame = collector.get("flame", route="", to="now", **how)
+        check_tree(flame)
+        functions = flame["functions"]
+        return [(depth, functions["name"][f], functions["line"][f], ns) for f, depth, ns in
+                zip(flame["nodes"]["function"], flame["nodes"]["depth"], flame["nodes"]["self"]["cpu"])]
+
+    main = ("main", agentsim.FUNCTIONS["main"][1], 0)
+    assert nodes() == nodes(format="columns") == [(0, "all", 0, 0), (1, *main), (2, "fib", 4, 50), (3, "fib", 4, 5)]
+    assert nodes(format="lines") == [(0, "all", 0, 0), (1, *main), (2, "fib", 4, 40), (2, "fib", 3, 10), (3, "fib", 4, 5)]
 
 
 @test
@@ -730,6 +758,30 @@ def heavy_history(collector, windows, rows):
 
 
 @test
+def marks_of_programs_and_agents_are_listed():
+    collector, now = tap.Collector(), time.time_ns()
+    agent, other = agentsim.Agent(), agentsim.Agent("billing", pid=5000, seed=2)
+    for one, name in ((agent, "deploy <v2>"), (other, "SONDE_HZ=many: not a number")):
+        one.greet(collector.address)
+        one.send(agentsim.frame("event", agentsim.message((1, now if one is agent else now - SECOND), (2, name))))
+        one.send(one.window(now))
+        one.acknowledged()
+    marks = [{"time": now // 1_000_000 / 1000, "service": "shop", "process": f"{agent.instance:016x}", "name": "deploy <v2>"},
+             {"time": (now - SECOND) // 1_000_000 / 1000, "service": "billing", "process": f"{other.instance:016x}",
+              "name": "SONDE_HZ=many: not a number"}]
+    assert collector.get("routes")["marks"] == marks, collector.get("routes")["marks"]
+    assert collector.get("routes", service="shop")["marks"] == marks[:1]
+    assert collector.get("routes", process=f"{other.instance:016x}")["marks"] == marks[1:]
+    assert collector.get("routes", process="00000000000000ff")["marks"] == []
+    assert collector.get("routes", to="-1m")["marks"] == []
+    samples = metrics(collector)
+    assert samples["sonde_collector_marks_total", ()] == 2 and samples["sonde_collector_symbols_refused_total", ()] == 0
+    tap.stop(collector.process, signal.SIGKILL)
+    collector.start()
+    assert collector.get("routes")["marks"] == marks, "marks survive"
+
+
+@test
 def long_questions_hold_up_nobody():
     collector = tap.Collector()
     heavy_history(collector, 150, 100_000)
@@ -764,6 +816,19 @@ def long_questions_hold_up_nobody():
     assert longest < max(took) / 2, (longest, took)
 
 
+@test
+def reports_asked_for_at_once_wait_for_each_other():
+    """More than are made at a time; each of them asks for call trees itself."""
+    collector, *_ = shared()
+    answers = []
+    askers = [threading.Thread(target=lambda: answers.append(get(collector, "/api/v1/profile?format=html")[0])) for _ in range(9)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(60)
+    assert answers == [200] * 9, answers
+
+
 # ---- Live ----
 
 def open_live(collector, parameters=""):
@@ -789,7 +854,7 @@ def live_ticks_once_a_second():
                 assert line in ("", "event: tick"), line
     assert 2.5 < times[-1] - times[0] < 4.5, times
     assert ticks[0]["processes"][0]["state"] == "live" and ticks[0]["routes"]
-    assert set(ticks[0]) == {"time", "processes", "routes", "background"}
+    assert set(ticks[0]) == {"time", "processes", "routes", "background", "marks"}
     with urllib.request.urlopen(collector.url + "/api/v1/live?service=nobody", timeout=10) as stream:
         assert stream.readline() == b"event: tick\n"
         assert json.loads(stream.readline()[6:])["routes"] == []

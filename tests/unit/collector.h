@@ -113,6 +113,18 @@ static inline int give_dict(struct fixture *f, Sonde__Dict *dict)
 	return give(f, &frame);
 }
 
+static inline int give_mark(struct fixture *f, uint64_t unix_ns, const char *name)
+{
+	Sonde__Frame frame = SONDE__FRAME__INIT;
+	Sonde__Event event = SONDE__EVENT__INIT;
+
+	event.unix_ns = unix_ns;
+	event.name = (char *)(uintptr_t)name;
+	frame.body_case = SONDE__FRAME__BODY_EVENT;
+	frame.event = &event;
+	return give(f, &frame);
+}
+
 static inline int give_window(struct fixture *f, Sonde__Window *window)
 {
 	Sonde__Frame frame = SONDE__FRAME__INIT;

@@ -107,6 +107,54 @@ static void flame_function_tells_apart_what_it_must_and_nothing_else(void **stat
 	flame_destroy(flame);
 }
 
+static uint32_t at_line(struct flame *flame, uint32_t parent, const char *name, uint32_t line)
+{
+	struct flame_function f = { .name = name, .module = "m", .file = "f.c", .line = line };
+	int64_t function = flame_function(flame, &f), node;
+
+	assert_true(function >= 0);
+	node = flame_child(flame, parent, (uint32_t)function);
+	assert_true(node >= 0);
+	return (uint32_t)node;
+}
+
+/* main calls fib at 10, which calls itself at 3 and at 4. */
+static void flame_without_lines_has_one_node_per_function(void **state)
+{
+	static const char *const names[] = { "all", "main", "fib", "fib", "other" };
+	static const uint64_t totals[] = { 111, 111, 107, 7, 4 };
+	static const uint32_t lines[] = { 0, 10, 3, 3, 20 };
+	struct flame *flame = flame_create(), *merged;
+	uint32_t main10 = at_line(flame, 0, "main", 10), main11 = at_line(flame, 0, "main", 11);
+	uint32_t fib3 = at_line(flame, main10, "fib", 3), fib4 = at_line(flame, main10, "fib", 4);
+
+	(void)state;
+	flame_add(flame, fib3, STATE_CPU, 60, 6);
+	flame_add(flame, fib4, STATE_CPU, 40, 4);
+	flame_add(flame, at_line(flame, fib3, "fib", 4), STATE_IO, 5, 1);
+	flame_add(flame, at_line(flame, fib4, "fib", 4), STATE_CPU, 2, 1);
+	flame_add(flame, at_line(flame, main11, "other", 20), STATE_LOCK, 4, 2);
+	flame->requests = 9;
+	assert_int_equal(flame_finish(flame), 0);
+	merged = flame_without_lines(flame);
+	assert_non_null(merged);
+	assert_int_equal(merged->node_count, 5);
+	for (uint32_t i = 0; i < 5; i++) {
+		assert_string_equal(name_of(merged, i), names[i]);
+		assert_int_equal(merged->nodes[i].total_ns, totals[i]);
+		assert_int_equal(merged->functions[merged->nodes[i].function].line, lines[i]);
+	}
+	assert_int_equal(merged->nodes[2].self_ns[STATE_CPU], 100);
+	assert_int_equal(merged->nodes[2].samples, 10);
+	assert_int_equal(merged->nodes[3].self_ns[STATE_IO], 5);
+	assert_int_equal(merged->requests, 9);
+	assert_int_equal(merged->samples, flame->samples);
+	for (unsigned s = 0; s < STATE_COUNT; s++)
+		assert_int_equal(merged->total_ns[s], flame->total_ns[s]);
+	flame_destroy(merged);
+	flame_destroy(flame);
+}
+
 /* 200,000 additions down random paths: sums exact, every node found again, the order right everywhere. */
 static void flame_keeps_exact_sums_of_many_random_paths(void **state)
 {
@@ -199,6 +247,7 @@ int main(void)
 		cmocka_unit_test(flame_of_nothing_is_a_root),
 		cmocka_unit_test(flame_finish_orders_depth_first_largest_child_first),
 		cmocka_unit_test(flame_function_tells_apart_what_it_must_and_nothing_else),
+		cmocka_unit_test(flame_without_lines_has_one_node_per_function),
 		cmocka_unit_test(flame_keeps_exact_sums_of_many_random_paths),
 		cmocka_unit_test(flame_survives_a_very_deep_stack),
 		cmocka_unit_test(flame_sums_stop_at_the_largest_number),

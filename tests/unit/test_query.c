@@ -312,6 +312,7 @@ static void processes_show_sums_and_the_newest_window(void **state)
 	for (uint64_t seq = 1; seq <= 2; seq++) {
 		make(&m, seq);
 		m.self.agent_cpu_ns = 100;
+		m.self.handler_ns = 20;
 		m.self.memory_bytes = seq * 1000;
 		drop.cause = cause;
 		drop.count = seq;
@@ -324,6 +325,8 @@ static void processes_show_sums_and_the_newest_window(void **state)
 	assert_int_equal(r.count, 1);
 	assert_string_equal(r.processes[0].state, "ended");
 	assert_int_equal(r.processes[0].agent_cpu_ns, 200);
+	assert_int_equal(r.processes[0].handler_ns, 40);
+	assert_int_equal(r.processes[0].wall_ns, 2 * S);
 	assert_int_equal(r.processes[0].memory_bytes, 2000);
 	assert_int_equal(r.processes[0].drop_count, 1);
 	assert_int_equal(r.processes[0].drops[0].count, 2); /* since the start, not a sum */

@@ -19,7 +19,7 @@ static const char two_routes[] =
 	" \"ledger\": {\"queue\": 0, \"cpu\": 3100000, \"lock\": 9300000}},"
 	"{\"service\": \"shop\", \"route\": \"GET /idle\", \"count\": 0}]}";
 static const char one_process[] = "{\"processes\": [{\"service\": \"shop\", \"state\": \"live\", "
-				  "\"overhead\": {\"cpu_share\": 0.0021, \"agent_cpu_ns\": 21000},"
+				  "\"overhead\": {\"cores\": 0.0021, \"cpu_share\": 0.4},"
 				  " \"lost_windows\": 2, \"drops\": [{\"cause\": \"spool full\", "
 				  "\"count\": 1}, {\"cause\": \"ring full\", \"count\": 11}]},"
 				  "{\"service\": \"bank\", \"state\": \"ended\"}]}";
@@ -80,9 +80,8 @@ static void the_header_sums_processes_and_losses(void **state)
 	(void)state;
 	load(&table, two_routes, one_process);
 	text = print(&table, (struct routetable_style){ 0 }, true);
-	assert_string_equal(text,
-			    "1 process of 2 services, 1 gone  |  overhead 0.21 % of its CPU  |  "
-			    "lost: 2 windows, 12 records (ring full)\n");
+	assert_string_equal(text, "1 process of 2 services, 1 gone  |  agent 0.21 % of a core  |  "
+				  "lost: 2 windows, 12 records (ring full)\n");
 	free(text);
 	routetable_fini(&table);
 	load(&table, "{}", "{}");
@@ -95,18 +94,16 @@ static void the_header_sums_processes_and_losses(void **state)
 	routetable_fini(&table);
 }
 
-static void overhead_is_weighted_by_cpu_time(void **state)
+static void overhead_is_the_sum_over_live_processes(void **state)
 {
 	struct routetable table;
 
 	(void)state;
 	load(&table, "{}",
-	     "{\"processes\": [{\"state\": \"live\", \"overhead\": {\"cpu_share\": 0.001, "
-	     "\"agent_cpu_ns\": 1000000}},"
-	     "{\"state\": \"live\", \"overhead\": {\"cpu_share\": 0.9, \"agent_cpu_ns\": 9000}},"
-	     "{\"state\": \"lost\", \"overhead\": {\"cpu_share\": 1.0, \"agent_cpu_ns\": "
-	     "5000000000}}]}");
-	assert_true(table.overhead > 0.001008 && table.overhead < 0.001010);
+	     "{\"processes\": [{\"state\": \"live\", \"overhead\": {\"cores\": 0.0012}},"
+	     "{\"state\": \"live\", \"overhead\": {\"cores\": 0.0030}},"
+	     "{\"state\": \"lost\", \"overhead\": {\"cores\": 0.9}}]}");
+	assert_true(table.cores > 0.004199 && table.cores < 0.004201);
 	routetable_fini(&table);
 }
 
@@ -196,7 +193,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rows_show_every_number_with_its_unit),
 		cmocka_unit_test(the_header_sums_processes_and_losses),
-		cmocka_unit_test(overhead_is_weighted_by_cpu_time),
+		cmocka_unit_test(overhead_is_the_sum_over_live_processes),
 		cmocka_unit_test(lines_never_exceed_the_width),
 		cmocka_unit_test(rows_past_the_limit_are_counted),
 		cmocka_unit_test(explain_adds_a_sentence_per_route),

@@ -25,6 +25,25 @@ static uint64_t stored_windows(struct fixture *f)
 	return count;
 }
 
+static int count_mark(void *context, const struct store_mark *mark)
+{
+	(void)mark;
+	++*(uint64_t *)context;
+	return 0;
+}
+
+static uint64_t stored_marks(struct fixture *f)
+{
+	struct store_read *read;
+	uint64_t count = 0;
+
+	assert_int_equal(store_read_begin(f->store, &read), 0);
+	assert_int_equal(store_read_marks(read, NULL, 0, 0, UINT64_MAX, 100, count_mark, &count),
+			 0);
+	store_read_end(read);
+	return count;
+}
+
 /* The last answer: its Welcome's or Ack's number; -1 when there is none. */
 static int64_t last_answer(struct fixture *f, Sonde__Frame__BodyCase kind)
 {
@@ -324,6 +343,26 @@ static void session_forgets_what_was_rolled_back(void **state)
 	assert_int_equal(stored_windows(f), 1);
 }
 
+/* Marks are the host's own words: a bad one costs itself only. */
+static void session_leaves_bad_marks_out(void **state)
+{
+	struct fixture *f = *state;
+	char longest[SESSION_MARK_MAX + 2];
+	struct maker m;
+
+	start(f);
+	memset(longest, 'x', sizeof(longest) - 1);
+	longest[sizeof(longest) - 1] = 0;
+	assert_int_equal(give_mark(f, T0, ""), 0);
+	assert_int_equal(give_mark(f, T0, "not \xff UTF-8"), 0);
+	assert_int_equal(give_mark(f, UINT64_MAX, "the end of time"), 0);
+	assert_int_equal(give_mark(f, T0, longest), 0);
+	assert_int_equal(give_mark(f, T0, longest + 1), 0);
+	assert_int_equal(stored_marks(f), 1);
+	make(&m, 1);
+	assert_int_equal(give_window(f, &m.window), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -340,6 +379,7 @@ int main(void)
 		TEST(session_refuses_strings_that_are_not_utf8),
 		TEST(session_survives_any_cut_of_its_messages),
 		TEST(session_forgets_what_was_rolled_back),
+		TEST(session_leaves_bad_marks_out),
 	};
 
 	return RUN(tests);

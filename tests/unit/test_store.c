@@ -169,6 +169,94 @@ static void store_remembers_numbers_of_windows_it_dropped(void **state)
 	assert_int_equal(store_find_instance(f->store, 0xabc, &i), -ENOENT);
 }
 
+struct marks {
+	size_t count;
+	char text[256]; /* their names, with spaces */
+};
+
+static int take_mark(void *context, const struct store_mark *mark)
+{
+	struct marks *m = context;
+
+	m->count++;
+	if (strlen(m->text) + strlen(mark->name) + 2 < sizeof(m->text))
+		strcat(strcat(m->text, mark->name), " ");
+	return 0;
+}
+
+static struct marks marks_in(struct fixture *f, const char *service, uint64_t instance,
+			     uint64_t from, uint64_t to, unsigned max)
+{
+	struct marks m = { 0 };
+	struct store_read *read;
+
+	assert_int_equal(store_read_begin(f->store, &read), 0);
+	assert_int_equal(store_read_marks(read, service, instance, from, to, max, take_mark, &m),
+			 0);
+	store_read_end(read);
+	return m;
+}
+
+static void store_keeps_marks_once_and_finds_the_newest(void **state)
+{
+	struct fixture *f = *state;
+
+	start(f);
+	for (int twice = 0; twice < 2; twice++) {
+		assert_int_equal(give_mark(f, T0 + 1, "one"), 0);
+		assert_int_equal(give_mark(f, T0 + 2, "two"), 0);
+		assert_int_equal(give_mark(f, T0 + 3, "three"), 0);
+	}
+	assert_string_equal(marks_in(f, NULL, 0, 0, UINT64_MAX, 9).text, "three two one ");
+	assert_string_equal(marks_in(f, NULL, 0, 0, UINT64_MAX, 2).text, "three two ");
+	assert_string_equal(marks_in(f, "shop", 0xabc, T0 + 1, T0 + 3, 9).text, "two one ");
+	assert_string_equal(marks_in(f, "other", 0, 0, UINT64_MAX, 9).text, "");
+	assert_string_equal(marks_in(f, NULL, 0xdef, 0, UINT64_MAX, 9).text, "");
+}
+
+static void store_keeps_so_many_marks(void **state)
+{
+	struct fixture *f = *state;
+	struct marks m;
+
+	start(f);
+	assert_int_equal(store_begin(f->store), 0);
+	for (uint64_t i = 0; i < STORE_MARKS_MAX + 5; i++)
+		assert_int_equal(store_put_mark(f->store, 0xabc, T0 + i, "again"), 0);
+	assert_int_equal(store_commit(f->store), 0);
+	m = marks_in(f, NULL, 0, 0, UINT64_MAX, 2 * STORE_MARKS_MAX);
+	assert_int_equal(m.count, STORE_MARKS_MAX);
+	assert_int_equal(marks_in(f, NULL, 0, 0, T0 + 5, 9).count, 0);
+}
+
+static void store_takes_over_an_older_version(void **state)
+{
+	struct fixture *f = *state;
+	struct store_filter all = { .to_unix_ns = UINT64_MAX };
+	uint64_t seen[3];
+	char path[96];
+	sqlite3 *db;
+
+	start(f);
+	give_seconds(f, 1, 5);
+	session_destroy(f->session);
+	store_close(f->store);
+	f->store = NULL;
+	snprintf(path, sizeof(path), "%s/sonde.db", f->dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(
+		sqlite3_exec(db, "DROP TABLE mark; PRAGMA user_version=1", NULL, NULL, NULL),
+		SQLITE_OK);
+	sqlite3_close(db);
+	store_reopen(f, 1ull << 40);
+	f->session = session_create(f->store);
+	start(f);
+	assert_int_equal(read_windows(f, &all, seen), 0);
+	assert_int_equal(seen[0], 5);
+	assert_int_equal(give_mark(f, T0, "new"), 0);
+	assert_string_equal(marks_in(f, NULL, 0, 0, UINT64_MAX, 9).text, "new ");
+}
+
 static void expect_refusal(struct fixture *f, const char *dir, const char *words)
 {
 	struct store *store;
@@ -253,6 +341,9 @@ int main(void)
 		TEST(store_read_does_not_see_what_comes_later),
 		TEST(store_drops_the_oldest_windows_first),
 		TEST(store_remembers_numbers_of_windows_it_dropped),
+		TEST(store_keeps_marks_once_and_finds_the_newest),
+		TEST(store_keeps_so_many_marks),
+		TEST(store_takes_over_an_older_version),
 		TEST(store_refuses_a_second_collector),
 		TEST(store_refuses_what_it_cannot_use),
 		TEST(store_notices_a_damaged_page),
