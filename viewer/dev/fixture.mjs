@@ -257,11 +257,11 @@ export function latencyOf(entry) {
 export function processesOf(now, lost = true) {
 	const one = (id, pid, extra) => ({
 		id, service: "shop", host: "web1", pid, exe: "/usr/bin/shop", command: "shop --port 80 --workers 8", version: "0.1.0", state: "live", first_seen: now - 3600, last_seen: now, hz: 99, threads: 8,
-		overhead: { cpu_share: 0.0021, handler_ns: 1200000, agent_cpu_ns: 5000000, memory_bytes: 1800000 }, samples: 12345, lost_windows: 0, drops: [{ cause: "ring full", count: 0 }], stack_ends: [{ how: "complete", count: 12000 }], ...extra,
+		overhead: { cores: 0.0012, cpu_share: 0.0021, handler_ns: 1200000, agent_cpu_ns: 5000000, memory_bytes: 1800000 }, samples: 12345, lost_windows: 0, drops: [{ cause: "ring full", count: 0 }], stack_ends: [{ how: "complete", count: 12000 }], ...extra,
 	});
 	return [
 		one("a1b2c3d4e5f60718", 4711, {}),
-		one("a1b2c3d4e5f60719", 4712, { overhead: { cpu_share: 0.0034, handler_ns: 1900000, agent_cpu_ns: 8000000, memory_bytes: 2100000 }, ...(lost ? { lost_windows: 2, drops: [{ cause: "ring full", count: 17 }, { cause: "stack table full", count: 3 }] } : {}) }),
+		one("a1b2c3d4e5f60719", 4712, { overhead: { cores: 0.0047, cpu_share: 0.0034, handler_ns: 1900000, agent_cpu_ns: 8000000, memory_bytes: 2100000 }, ...(lost ? { lost_windows: 2, drops: [{ cause: "ring full", count: 17 }, { cause: "stack table full", count: 3 }] } : {}) }),
 		one("b1b2c3d4e5f60720", 911, { service: "mailer", command: "mailer --queue /var/spool/mailer <script>alert(1)</script>", threads: 2 }),
 	];
 }
@@ -314,11 +314,11 @@ function seconds(from, to, now) {
 /** Starts it on a free port of loopback. `mode` may be changed while it runs; `asked` lists the requests' URLs. */
 export async function startFixture({ port = 0, mode = "normal", html = null } = {}) {
 	const streams = new Set();
-	const fixture = { mode, asked: [], wave: 0, url: "", close: null, tickNow: null, big: null };
+	const fixture = { mode, asked: [], marks: [], wave: 0, url: "", close: null, tickNow: null, big: null };
 	const now = () => Date.now() / 1000;
 	const routesAnswer = (service, from, to) => {
 		const entries = fixture.mode === "empty" ? [] : shop(to - from, fixture.wave).filter((e) => !service || e.route.service === service);
-		return { from, to, routes: entries.map((e) => e.route), background: fixture.mode === "empty" ? {} : background() };
+		return { from, to, routes: entries.map((e) => e.route), background: fixture.mode === "empty" ? {} : background(), marks: fixture.marks };
 	};
 	const processesAnswer = () => ({ processes: fixture.mode === "empty" ? [] : processesOf(now()) });
 	const tick = () => {

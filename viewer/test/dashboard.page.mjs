@@ -65,7 +65,7 @@ test("table_shows_what_the_collector_says", () =>
 		assert.equal(names.at(-1), "(no request)");
 		assert.match(await page.textContent("#losses"), /2 lost windows, 20 drops: ring full 17/);
 		assert.ok(await page.locator("#losses.warn").count());
-		assert.match(plain(await page.textContent("#overhead")), /agent 0\.3 % CPU/);
+		assert.match(plain(await page.textContent("#overhead")), /agents 0\.71 % of a core/);
 	}));
 
 test("table_is_sorted_by_time_lost_and_by_any_column", () =>
@@ -138,6 +138,42 @@ test("states_switch_on_and_off", () =>
 		assert.match(decodeURIComponent(page.url()), /states=cpu(&|$)/);
 		await page.click('.chip[data-state="cpu"]');
 		await page.waitForSelector("text=All states are off");
+	}));
+
+test("states_clicked_faster_than_drawn_are_all_kept", () =>
+	withPage(async (page) => {
+		await graphDrawn(page);
+		await page.evaluate(() => ["lock", "io", "cpu"].forEach((state) => document.querySelector(`.chip[data-state="${state}"]`).click()));
+		assert.match(decodeURIComponent(page.url()), /states=queue,runq,sleep,loop,other(&|$)/);
+	}));
+
+test("states_all_off_stay_off_when_the_graph_changes", () =>
+	withPage(async (page, errors) => {
+		await graphDrawn(page);
+		await page.evaluate(() => document.querySelectorAll(".chip").forEach((chip) => chip.click()));
+		await page.waitForSelector("text=All states are off");
+		await row(page, "GET /fib/{n}").locator("button.route").click();
+		await page.waitForFunction(() => document.title.startsWith("GET /fib"));
+		await page.waitForSelector("text=All states are off");
+		await page.click("#all-states");
+		await graphDrawn(page);
+		assert.deepEqual(errors, []);
+	}));
+
+test("marks_are_a_line_of_text", () =>
+	withPage(async (page) => {
+		await graphDrawn(page);
+		assert.ok(await page.locator("#marks").isHidden());
+		const time = new Date(2026, 0, 2, 3, 4, 5).getTime() / 1000;
+		fixture.marks = ["<b>deploy</b>", "b", "c", "d"].map((name, i) => ({ time: time - i, service: "shop", process: "a1b2c3d4e5f60718", name }));
+		try {
+			await page.waitForSelector("#marks", { state: "visible" });
+			assert.equal(await page.textContent("#marks"), "⚑ 03:04:05 shop: <b>deploy</b>   ⚑ 03:04:04 shop: b   ⚑ 03:04:03 shop: c   … 1 more");
+			assert.match(await page.getAttribute("#marks", "title"), /2026-01-02 03:04:02 shop: d$/);
+		} finally {
+			fixture.marks = [];
+		}
+		await page.waitForSelector("#marks", { state: "hidden" });
 	}));
 
 test("brush_asks_for_exactly_those_requests_and_esc_clears_it", () =>

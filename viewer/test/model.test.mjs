@@ -26,6 +26,11 @@ test("time_short_drops_zeros", () => {
 	for (const [ns, text] of [[1e6, "1 ms"], [1.5e6, "1.5 ms"], [2e4, "20 µs"], [5e9, "5 s"], [1e8, "100 ms"]]) assert.equal(plain(m.timeShort(ns)), text);
 });
 
+test("of_a_core_keeps_two_digits_below_one_percent", () => {
+	const cases = [[0, "0 %"], [0.00001, "< 0.01 %"], [0.0012, "0.12 %"], [0.00994, "0.99 %"], [0.00996, "1 %"], [0.062, "6.2 %"], [1.5, "150 %"], [NaN, "–"]];
+	for (const [cores, text] of cases) assert.equal(plain(m.ofACore(cores)), text, String(cores));
+});
+
 test("share_and_count_and_rate", () => {
 	assert.equal(plain(m.share(0.912)), "91 %");
 	assert.equal(plain(m.share(1, 16)), "6.3 %");

@@ -17,6 +17,7 @@ import { createFunctions } from "../views/functions.js";
 import { createHeader, type Connection } from "../views/header.js";
 import { createHelp } from "../views/help.js";
 import { createHistogram, rangeWords } from "../views/histogram.js";
+import { createMarks } from "../views/marks.js";
 import { createBanner, createNotice, type Notice } from "../views/notice.js";
 import { createRoutes, routeKey } from "../views/routes.js";
 import { createTooltip } from "../views/tooltip.js";
@@ -76,7 +77,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	// What is derived from the flame's answer, and from what it was derived.
 	let tree: Tree | null = null;
 	let weight: Float64Array | null = null;
-	let weightKey = "";
+	let weightKey: string | null = null;
 	let found: Search = { text: "", error: "", matches: null };
 	let foundIn: Tree | null = null;
 	let table: { tree: Tree; weight: Float64Array; zoom: number; rows: FunctionRow[] } | null = null;
@@ -206,6 +207,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 	});
 	const banner = createBanner();
 	const notice = createNotice();
+	const marks = createMarks();
 	const routesView = createRoutes(
 		{
 			choose: (route, service) => navigate({ route, owner: route === "" ? "" : ownerOf(service), latency: null, zoom: [] }),
@@ -214,7 +216,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		},
 		tooltip,
 	);
-	const detail = createDetail({ states: (states) => navigate({ states }, false) });
+	const detail = createDetail({ states: (change) => navigate({ states: change(sel.states) }, false) });
 	const histogram = createHistogram(
 		{
 			range: (range) => navigate({ latency: range, zoom: [] }),
@@ -255,7 +257,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		h("div", { class: "tools under" }, crumbs, h("span", { class: "spring" }), allStates, facts),
 		graph,
 	);
-	const panels = h("main", {}, routesView.root, h("div", { class: "pair" }, detail.root, histogram.root), flamePanel);
+	const panels = h("main", {}, marks.root, routesView.root, h("div", { class: "pair" }, detail.root, histogram.root), flamePanel);
 	fill(root, header.root, banner.root, notice.root, panels, help.root, tooltip.root);
 
 	function flip(): void {
@@ -273,7 +275,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		const answered = flame.value?.route === sel.route ? flame.value.tree : null;
 		if (tree !== answered) {
 			tree = answered;
-			weightKey = "";
+			weightKey = null; // no states at all is a key, too
 		}
 		const key = sel.states.join();
 		if (weightKey !== key) {
@@ -394,6 +396,7 @@ export function startPage(root: HTMLElement, source: Source, report: Report | nu
 		drawBanner();
 		if (empty) return;
 
+		marks.update(routes.value?.marks ?? []);
 		const inFlight = new Map<string, number>();
 		if (connection === "live" && !sel.at && !sel.process) for (const route of tick?.routes.routes ?? []) inFlight.set(routeKey(route), route.in_flight);
 		routesView.update({ sel, data: routes.value, inFlight, stale: connection === "down" || (!routes.current && routes.value !== null) });

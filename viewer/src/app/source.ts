@@ -55,7 +55,7 @@ export const collector: Source = {
 	routes: (sel, signal) => get("routes", scope(sel), signal),
 	latency: (sel, signal) => get("latency", routeScope(sel), signal),
 	flame: (sel, signal) =>
-		get("flame", { ...routeScope(sel), latency_min: sel.latency ? String(sel.latency.min) : undefined, latency_max: sel.latency ? String(sel.latency.max) : undefined }, signal),
+		get("flame", { ...routeScope(sel), format: "lines", latency_min: sel.latency ? String(sel.latency.min) : undefined, latency_max: sel.latency ? String(sel.latency.max) : undefined }, signal),
 };
 
 export function reportSource(report: Report): Source {

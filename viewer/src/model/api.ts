@@ -25,7 +25,7 @@ export interface Process {
 	last_seen: number;
 	hz: number;
 	threads: number;
-	overhead: { cpu_share: number; handler_ns: number; agent_cpu_ns: number; memory_bytes: number };
+	overhead: { cores: number; cpu_share: number; handler_ns: number; agent_cpu_ns: number; memory_bytes: number };
 	samples: number;
 	lost_windows: number;
 	drops: Count[];
@@ -57,11 +57,21 @@ export interface Route {
 	statuses?: Record<string, number>;
 }
 
+/** Something a program told, or its agent had to say. */
+export interface Mark {
+	time: number;
+	service: string;
+	process: string;
+	name: string;
+}
+
 export interface Routes {
 	from: number;
 	to: number;
 	routes: Route[];
 	background?: Partial<PerState>;
+	/** The newest first. */
+	marks?: Mark[];
 }
 
 export interface Bucket {

@@ -56,6 +56,14 @@ export function share(part: number, whole = 1): string {
 	return (percent < 9.95 ? percent.toFixed(1).replace(/\.0$/, "") : String(Math.round(percent))) + `${NARROW}%`;
 }
 
+/** Processors in use as percent of one: 0.12 %, 6.2 %, 150 %. */
+export function ofACore(cores: number): string {
+	if (!Number.isFinite(cores)) return "–";
+	const percent = 100 * cores;
+	if (percent > 0 && percent < 0.005) return `<${NARROW}0.01${NARROW}%`;
+	return percent >= 0.995 || percent === 0 ? share(cores) : `${percent.toFixed(2)}${NARROW}%`;
+}
+
 /** A count: 732, 12 345, 1.23 M. */
 export function count(value: number): string {
 	if (!Number.isFinite(value)) return "–";

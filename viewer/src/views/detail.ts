@@ -17,16 +17,17 @@ export interface DetailProps {
 }
 
 export interface DetailHandlers {
-	states(on: readonly State[]): void;
+	/** A change of what is on now, which may be newer than what is drawn. */
+	states(change: (on: readonly State[]) => readonly State[]): void;
 }
 
 export function createDetail(handlers: DetailHandlers) {
 	const sentence = h("p", { class: "sentence", id: "sentence" });
-	let on: readonly State[] = STATES;
-	const toggle = (state: State, only: boolean): void => {
-		if (only) handlers.states(on.length === 1 && on[0] === state ? STATES : [state]);
-		else handlers.states(STATES.filter((one) => (one === state) !== on.includes(one)));
-	};
+	const toggle = (state: State, only: boolean): void =>
+		handlers.states((on) => {
+			if (only) return on.length === 1 && on[0] === state ? STATES : [state];
+			return STATES.filter((one) => (one === state) !== on.includes(one));
+		});
 	const chips = STATES.map((state) => {
 		const value = h("span", { class: "value" });
 		const part = h("span", { class: "muted" });
@@ -39,7 +40,7 @@ export function createDetail(handlers: DetailHandlers) {
 				title: `${LABEL[state]}: ${MEANING[state]}. Click: on or off. Double click, or Shift and Enter: only this.`,
 				on: {
 					click: (event) => toggle(state, event.shiftKey),
-					dblclick: () => handlers.states([state]),
+					dblclick: () => handlers.states(() => [state]),
 				},
 			},
 			swatch(state),
@@ -58,7 +59,6 @@ export function createDetail(handlers: DetailHandlers) {
 	return {
 		root,
 		update(props: DetailProps) {
-			on = props.on;
 			setText(sentence, props.sentence);
 			const whole = sumStates(props.values);
 			for (const { state, chip, value, part } of chips) {
@@ -66,7 +66,7 @@ export function createDetail(handlers: DetailHandlers) {
 				setText(value, time(ns));
 				setText(part, whole > 0 ? share(ns, whole) : "–");
 				setAttr(value, "title", props.unit);
-				setAttr(chip, "aria-pressed", String(on.includes(state)));
+				setAttr(chip, "aria-pressed", String(props.on.includes(state)));
 				chip.classList.toggle("zero", ns === 0);
 			}
 			root.classList.toggle("stale", props.loading);

@@ -3,7 +3,7 @@
 
 import type { Process } from "../model/api.js";
 import { WINDOWS, type Selection, type Theme, type Window } from "../model/selection.js";
-import { bytes, clock, count, dateTime, plural, share } from "../model/units.js";
+import { bytes, clock, count, dateTime, ofACore, plural, share } from "../model/units.js";
 import { fill, h, setAttr, setText, show } from "./dom.js";
 
 export type Connection = "connecting" | "live" | "paused" | "down" | "report";
@@ -46,20 +46,24 @@ export function drops(processes: readonly Process[]): { lost: number; dropped: n
 	return { lost, dropped, causes: [...causes].sort((a, b) => b[1] - a[1]) };
 }
 
-/** The agents' CPU time by that of their processes; an idle process, where any share is of next to nothing, weighs little. */
-export function overheadShare(processes: readonly Process[]): number {
+/** What the agents of all live processes take: processors, and the share of those processes' CPU time. */
+export function overheadOf(processes: readonly Process[]): { cores: number; share: number } {
+	let cores = 0;
 	let agents = 0;
 	let all = 0;
 	for (const { state, overhead } of processes) {
-		if (state !== "live" || !(overhead.cpu_share > 0)) continue;
-		agents += overhead.agent_cpu_ns;
-		all += overhead.agent_cpu_ns / overhead.cpu_share;
+		if (state !== "live") continue;
+		cores += overhead.cores;
+		// By time: an idle process, where any share is of next to nothing, weighs little.
+		if (!(overhead.cpu_share > 0)) continue;
+		agents += overhead.agent_cpu_ns + overhead.handler_ns;
+		all += (overhead.agent_cpu_ns + overhead.handler_ns) / overhead.cpu_share;
 	}
-	return all > 0 ? agents / all : 0;
+	return { cores, share: all > 0 ? agents / all : 0 };
 }
 
 function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement {
-	const head = ["service", "pid", "host", "command", "state", "agent CPU", "agent memory", "samples", "lost", "drops", ""];
+	const head = ["service", "pid", "host", "command", "state", "agent, of a core", "agent memory", "samples", "lost", "drops", ""];
 	return h(
 		"table",
 		{ class: "grid" },
@@ -78,7 +82,7 @@ function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement
 					h("td", {}, process.host),
 					h("td", { class: "cut", title: process.command }, process.command),
 					h("td", { class: process.state === "lost" ? "warn" : "", title: `last seen ${dateTime(process.last_seen)}` }, process.state),
-					h("td", { class: "n" }, share(process.overhead.cpu_share)),
+					h("td", { class: "n", title: `${share(process.overhead.cpu_share)} of the CPU time of the process` }, ofACore(process.overhead.cores)),
 					h("td", { class: "n" }, bytes(process.overhead.memory_bytes)),
 					h("td", { class: "n" }, count(process.samples)),
 					h("td", { class: process.lost_windows ? "n warn" : "n" }, count(process.lost_windows)),
@@ -169,9 +173,9 @@ export function createHeader(handlers: HeaderHandlers) {
 			setText(people, sel.process ? `process ${counted[0]?.pid ?? sel.process}` : live === counted.length ? plural(live, "process", "processes") : `${count(live)} of ${plural(counted.length, "process", "processes")}`);
 			show(processes, props.processes.length > 0);
 			if (processes.open && !list.matches(":hover") && !list.contains(document.activeElement)) fill(list, processTable(props, handlers));
-			const cost = overheadShare(counted);
-			setText(overhead, `agent ${share(cost)} CPU`);
-			setAttr(overhead, "title", "The agents' own CPU time as a share of the CPU time of their processes. Each process: see the list beside.");
+			const cost = overheadOf(counted);
+			setText(overhead, `agent${live === 1 ? "" : "s"} ${ofACore(cost.cores)} of a core`);
+			setAttr(overhead, "title", `The agents' own CPU time over the last minute; it is ${share(cost.share)} of the CPU time of their processes. Each process: see the list beside.`);
 			show(overhead, live > 0);
 			const lost = drops(counted);
 			const bad = lost.lost + lost.dropped > 0;
