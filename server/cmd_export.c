@@ -181,11 +181,11 @@ static int export_check(const char *body, size_t size, char *said, size_t said_s
 	for (size_t i = 0; p && i < p->route_count; i++)
 		requests += p->routes[i].requests;
 	if (total > 0 && p->has_requests)
-		snprintf(said, said_size, "%s requests of %zu %s, %s, ", units_count(requests).text,
-			 p->route_count, p->route_count == 1 ? "route" : "routes",
-			 units_ns(total).text);
+		snprintf(said, said_size, "%s requests of %zu %s, %s together, ",
+			 units_count(requests).text, p->route_count,
+			 p->route_count == 1 ? "route" : "routes", units_ns(total).text);
 	else if (total > 0)
-		snprintf(said, said_size, "%zu %s, %s, ", p->route_count,
+		snprintf(said, said_size, "%zu %s, %s together, ", p->route_count,
 			 p->route_count == 1 ? "route" : "routes", units_ns(total).text);
 	profile_destroy(p);
 	if (total > 0)

@@ -22,10 +22,10 @@ const plain = (text) => text.replace(/\u202f/g, " ");
 const GRAPH = ".flame-scroll canvas";
 const graphDrawn = (page) => page.waitForFunction(() => Number(document.querySelector(".flame-scroll canvas")?.dataset.boxes) > 3);
 const asked = (path, from = 0) => fixture.asked.slice(from).filter((url) => url.startsWith(`/api/v1/${path}?`)).map((url) => new URLSearchParams(url.split("?")[1]));
-const until = async (what, check, ms = 15000) => {
+const until = async (what, check, say = async () => "", ms = 15000) => {
 	const end = Date.now() + ms;
 	while (!(await check())) {
-		if (Date.now() > end) assert.fail(`${what}: not within ${ms} ms`);
+		if (Date.now() > end) assert.fail(`${what}: not within ${ms} ms ${await say()}`);
 		await new Promise((done) => setTimeout(done, 50));
 	}
 };
@@ -133,7 +133,7 @@ test("states_switch_on_and_off", () =>
 		assert.equal(await page.getAttribute('.chip[data-state="lock"]', "aria-pressed"), "false");
 		assert.match(decodeURIComponent(page.url()), /states=queue,cpu,runq,io,sleep,loop,other/);
 		await page.click("#all-states");
-		await until("all again", async () => Math.abs(parseFloat(await facts()) - all) < all / 4);
+		await until("all again", async () => Math.abs(parseFloat(await facts()) - all) < all / 4, async () => `(${all} before; ${await facts()}; ${page.url()})`);
 		await page.click('.chip[data-state="cpu"]', { modifiers: ["Shift"] });
 		assert.match(decodeURIComponent(page.url()), /states=cpu(&|$)/);
 		await page.click('.chip[data-state="cpu"]');

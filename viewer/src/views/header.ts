@@ -30,20 +30,26 @@ export interface HeaderHandlers {
 	help(): void;
 }
 
+// A look that came as the wait ended: one sample less of a wait that is measured all the same. It happens to all, and is no
+// reason for alarm.
+const USUAL = new Set(["wait ended while being read"]);
+
 /** Sum over processes of what the agents could not keep, by cause. */
-export function drops(processes: readonly Process[]): { lost: number; dropped: number; causes: [string, number][] } {
+export function drops(processes: readonly Process[]): { lost: number; dropped: number; bad: boolean; causes: [string, number][] } {
 	const causes = new Map<string, number>();
 	let lost = 0;
 	let dropped = 0;
+	let bad = false;
 	for (const process of processes) {
 		lost += process.lost_windows;
 		for (const drop of process.drops) {
 			if (drop.count <= 0) continue;
 			dropped += drop.count;
+			bad ||= !USUAL.has(drop.cause);
 			causes.set(drop.cause, (causes.get(drop.cause) ?? 0) + drop.count);
 		}
 	}
-	return { lost, dropped, causes: [...causes].sort((a, b) => b[1] - a[1]) };
+	return { lost, dropped, bad: bad || lost > 0, causes: [...causes].sort((a, b) => b[1] - a[1]) };
 }
 
 /** What the agents of all live processes take: processors, and the share of those processes' CPU time. */
@@ -86,7 +92,7 @@ function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement
 					h("td", { class: "n" }, bytes(process.overhead.memory_bytes)),
 					h("td", { class: "n" }, count(process.samples)),
 					h("td", { class: process.lost_windows ? "n warn" : "n" }, count(process.lost_windows)),
-					h("td", { class: lost.dropped ? "n warn" : "n", title: lost.causes.map(([c, n]) => `${c}: ${n}`).join("\n") }, count(lost.dropped)),
+					h("td", { class: lost.bad && lost.dropped ? "n warn" : "n", title: lost.causes.map(([c, n]) => `${c}: ${n}`).join("\n") }, count(lost.dropped)),
 					h(
 						"td",
 						{},
@@ -178,9 +184,8 @@ export function createHeader(handlers: HeaderHandlers) {
 			setAttr(overhead, "title", `The agents' own CPU time over the last minute; it is ${share(cost.share)} of the CPU time of their processes. Each process: see the list beside.`);
 			show(overhead, live > 0);
 			const lost = drops(counted);
-			const bad = lost.lost + lost.dropped > 0;
-			setText(losses, `${bad ? "⚠ " : ""}${plural(lost.lost, "lost window")}, ${plural(lost.dropped, "drop")}` + (lost.causes.length ? `: ${lost.causes.slice(0, 2).map(([cause, n]) => `${cause} ${count(n)}`).join(", ")}${lost.causes.length > 2 ? " …" : ""}` : ""));
-			losses.classList.toggle("warn", bad);
+			setText(losses, `${lost.bad ? "⚠ " : ""}${plural(lost.lost, "lost window")}, ${plural(lost.dropped, "drop")}` + (lost.causes.length ? `: ${lost.causes.slice(0, 2).map(([cause, n]) => `${cause} ${count(n)}`).join(", ")}${lost.causes.length > 2 ? " …" : ""}` : ""));
+			losses.classList.toggle("warn", lost.bad);
 			setAttr(losses, "title", lost.causes.length ? lost.causes.map(([cause, n]) => `${cause}: ${n}`).join("\n") : "Nothing was lost: every window arrived and no cap refused anything");
 			show(losses, props.processes.length > 0);
 			setText(made, props.made);
