@@ -174,7 +174,7 @@ static int add_service(void *context, const struct store_instance *instance)
 	return p->service ? 0 : -ENOMEM;
 }
 
-/* The process @id, added when new; past the cap all share the last one. */
+/* The process @id, added when new; -E2BIG past the cap: its windows are counted as refused and nothing else. */
 static int64_t find_process(uint64_t id)
 {
 	uint32_t index = map_get(&m.process_of, id);
@@ -214,7 +214,9 @@ static int add_window(void *context, const struct store_window *w)
 			if (w->routes[i]->route != 0)
 				err = add_stats(&m.processes[index], w->routes[i]);
 		}
-	} else if (index != -E2BIG && index != -ENOENT) {
+	} else if (index == -E2BIG) {
+		count_add(metrics_windows_refused_total, 1);
+	} else if (index != -ENOENT) {
 		err = (int)index;
 	}
 	if (!err && w->order > m.order)
