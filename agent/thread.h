@@ -93,7 +93,8 @@ struct thread {
 	uint64_t event_exit_ns;      /* when the last event wait returned */
 	uint64_t event_runq_ns;      /* run-queue delay found inside event waits so far */
 	uint64_t sched_tokens_at_ns; /* rate limit of reading schedstat, see request.c */
-	uint64_t sched_last_ns;
+	uint64_t sched_last_ns;      /* what it read last, and when */
+	uint64_t sched_read_ns;
 
 	_Atomic uint32_t
 		parked; /* requests that parked here and were not taken up again; any thread */

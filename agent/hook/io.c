@@ -568,6 +568,19 @@ static void events_begin(struct thread *t)
 	t->event_exit_ns = now;
 }
 
+/*
+ * The delay before a wait for events. A turn of the loop too short to have met the run queue needs no second reading: the
+ * one at the end of the wait before still holds, and the limit on readings reaches for twice as many waits.
+ */
+static bool events_runq_before(struct thread *t, uint64_t *runq_ns)
+{
+	if (t->sched_last_ns && t->event_exit_ns - t->sched_read_ns < EVENT_SPLIT_MIN_NS) {
+		*runq_ns = t->sched_last_ns;
+		return true;
+	}
+	return sched_read(t, t->event_exit_ns, runq_ns);
+}
+
 /* Keeps errno: sched_read() does. */
 static void events_runq(struct thread *t, uint64_t now_ns, uint64_t before_ns)
 {
@@ -590,7 +603,7 @@ static void events_end(struct thread *t, uint64_t now_ns)
  * What a request that waits here is recorded under: its state is known when someone takes it up again. While requests
  * are parked here, the delay between the event and our running again is theirs.
  */
-#define EVENTS(t, fd, call)                                                                        \
+#define EVENTS(t, fd, at_once, call)                                                               \
   do {                                                                                             \
     struct wait events_;                                                                           \
     request_id parked_ = thread_current(t);                                                        \
@@ -598,7 +611,7 @@ static void events_end(struct thread *t, uint64_t now_ns)
     bool split_;                                                                                   \
                                                                                                    \
     events_begin(t);                                                                               \
-    split_ = (t)->parked && sched_read((t), (t)->event_exit_ns, &runq_);                           \
+    split_ = (t)->parked && !(at_once) && events_runq_before((t), &runq_);                         \
     if (wait_enter(&events_, (t), (enum state)EVENT_WAIT, WAIT_BRIEF, (fd), 0)) {                  \
       (t)->wait.request = parked_;                                                                 \
       WAIT_WHERE(&(t)->wait);                                                                      \
@@ -618,7 +631,7 @@ EXPORT int epoll_wait(int fd, struct epoll_event *events, int max, int timeout_m
 
 	if (!t)
 		return REAL(epoll_wait)(fd, events, max, timeout_ms);
-	EVENTS(t, fd, REAL(epoll_wait)(fd, events, max, timeout_ms));
+	EVENTS(t, fd, timeout_ms == 0, REAL(epoll_wait)(fd, events, max, timeout_ms));
 	return n;
 }
 
@@ -630,7 +643,7 @@ EXPORT int epoll_pwait(int fd, struct epoll_event *events, int max, int timeout_
 
 	if (!t)
 		return REAL(epoll_pwait)(fd, events, max, timeout_ms, mask);
-	EVENTS(t, fd, REAL(epoll_pwait)(fd, events, max, timeout_ms, mask));
+	EVENTS(t, fd, timeout_ms == 0, REAL(epoll_pwait)(fd, events, max, timeout_ms, mask));
 	return n;
 }
 
@@ -642,7 +655,7 @@ EXPORT int epoll_pwait2(int fd, struct epoll_event *events, int max, const struc
 
 	if (!t)
 		return REAL(epoll_pwait2)(fd, events, max, timeout, mask);
-	EVENTS(t, fd, REAL(epoll_pwait2)(fd, events, max, timeout, mask));
+	EVENTS(t, fd, false, REAL(epoll_pwait2)(fd, events, max, timeout, mask));
 	return n;
 }
 
@@ -677,7 +690,7 @@ static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t cou
     n = call;                                                                                      \
     wait_end(&w);                                                                                  \
   } else {                                                                                         \
-    EVENTS(t, -1, call);                                                                           \
+    EVENTS(t, -1, at_once, call);                                                                  \
   }                                                                                                \
   return n
 
