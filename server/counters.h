@@ -25,7 +25,7 @@
   X(http_requests_total, "counter", "HTTP requests answered")                                      \
   X(live_clients, "gauge", "clients of /api/v1/live")                                              \
   X(live_refused_total, "counter", "clients of /api/v1/live past the cap")                         \
-  X(metrics_series_refused_total, "counter", "routes past the cap of series")                      \
+  X(metrics_series_refused_total, "counter", "routes and causes past the cap of series")           \
   X(metrics_windows_refused_total, "counter", "windows of processes past the cap of /metrics")
 
 struct counters {

@@ -23,7 +23,7 @@
 enum {
 	SERIES_MAX = 4096,
 	PROCESSES_MAX = 10000,
-	CAUSES_MAX = 64
+	CAUSES_MAX = 128
 };
 
 /* Upper edges: 2^edge ns, from 16 µs to 69 s. */
@@ -141,8 +141,10 @@ static int cause_number(const char *cause)
 
 	while (i < m.cause_count && strcmp(m.causes[i], cause) != 0)
 		i++;
-	if (i == CAUSES_MAX)
+	if (i == CAUSES_MAX) {
+		count_add(metrics_series_refused_total, 1);
 		return -1;
+	}
 	if (i == m.cause_count) {
 		m.causes[i] = strdup(cause);
 		if (!m.causes[i])

@@ -41,6 +41,8 @@ static int add_status(struct route_summary *r, uint32_t status, uint64_t count)
 {
 	struct status_count *bigger;
 
+	if (status > QUERY_STATUS_MAX)
+		status = 0;
 	for (size_t i = 0; i < r->status_count; i++) {
 		if (r->statuses[i].status == status) {
 			r->statuses[i].count += count;
@@ -315,6 +317,8 @@ static int add_named(struct named_count **list, size_t *count, const char *name,
 			return 0;
 		}
 	}
+	if (*count >= QUERY_NAMES_MAX && strcmp(name, "(other)") != 0)
+		return add_named(list, count, "(other)", n);
 	bigger = reallocarray(*list, *count + 1, sizeof(*bigger));
 	if (!bigger)
 		return -ENOMEM;

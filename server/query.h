@@ -25,6 +25,8 @@ enum {
 	QUERY_DEPTH_MAX = 4096,   /* frames of a stack */
 	QUERY_STEPS_MAX = 2000,   /* of a heat map */
 	QUERY_MARKS_MAX = 100,    /* the newest */
+	QUERY_NAMES_MAX = 256,  /* drop causes or stack ends of a process; the rest is "(other)" */
+	QUERY_STATUS_MAX = 999, /* what is more counts as 0, unknown */
 };
 
 /* What is asked for. Strings belong to the asker and live as long as the call. */

@@ -22,20 +22,6 @@ bool scan_room(void **array, uint32_t count, uint32_t *cap, size_t element_bytes
 	return true;
 }
 
-static int copy_strings(struct store_instance *i)
-{
-	i->service = strdup(i->service);
-	i->host = strdup(i->host);
-	i->boot_id = strdup(i->boot_id);
-	i->exe = strdup(i->exe);
-	i->command = strdup(i->command);
-	i->version = strdup(i->version);
-	if (i->service && i->host && i->boot_id && i->exe && i->command && i->version)
-		return 0;
-	store_instance_fini(i);
-	return -ENOMEM;
-}
-
 static int add_instance(void *context, const struct store_instance *info)
 {
 	struct scan *scan = context;
@@ -53,7 +39,7 @@ static int add_instance(void *context, const struct store_instance *info)
 		if (!map_set(&scan->services, hash, instance.service))
 			return -ENOMEM;
 	}
-	if (copy_strings(&instance.info))
+	if (store_instance_own_strings(&instance.info))
 		return -ENOMEM;
 	scan->instances[scan->instance_count++] = instance;
 	return map_set(&scan->by_id, info->id, scan->instance_count - 1) ? 0 : -ENOMEM;

@@ -25,6 +25,7 @@ struct id_set {
 struct session_state {
 	bool hello, ended;
 	uint64_t first_seen_unix_ns, last_seen_unix_ns, stored_seq, lost_windows;
+	uint64_t name_bytes;                 /* of the dictionary */
 	uint64_t windows, duplicates, marks; /* since the last commit, for the counters */
 };
 
@@ -159,8 +160,8 @@ static const char *check_hello(const Sonde__Hello *h)
 }
 
 /* Take a string of the dictionary and its id. */
-static int take_name(struct id_set *set, uint32_t id, const char *a, const char *b,
-		     const char **why)
+static int take_name(struct session *s, struct id_set *set, uint32_t id, const char *a,
+		     const char *b, const char **why)
 {
 	int err;
 
@@ -169,6 +170,11 @@ static int take_name(struct id_set *set, uint32_t id, const char *a, const char 
 		*why = check_text(b, SESSION_TEXT_MAX);
 	if (*why)
 		return -EPROTO;
+	s->now.name_bytes += strlen(a) + strlen(b);
+	if (s->now.name_bytes > SESSION_NAMES_MAX_BYTES) {
+		*why = "more names than fit";
+		return -EPROTO;
+	}
 	err = id_add(set, id);
 	if (err == -EPROTO)
 		*why = "a dictionary id out of range";
@@ -180,22 +186,22 @@ static int take_names(struct session *s, const Sonde__Dict *d, const char **why)
 	int err = 0;
 
 	for (size_t i = 0; !err && i < d->n_modules; i++)
-		err = take_name(&s->modules, d->modules[i]->id, d->modules[i]->path, "", why);
+		err = take_name(s, &s->modules, d->modules[i]->id, d->modules[i]->path, "", why);
 	for (size_t i = 0; !err && i < d->n_functions; i++)
-		err = take_name(&s->functions, d->functions[i]->id, d->functions[i]->name,
+		err = take_name(s, &s->functions, d->functions[i]->id, d->functions[i]->name,
 				d->functions[i]->file, why);
 	for (size_t i = 0; !err && i < d->n_routes; i++) {
 		if (d->routes[i]->name[0] == 0) {
 			*why = "a route without a name";
 			return -EPROTO;
 		}
-		err = take_name(&s->routes, d->routes[i]->id, d->routes[i]->name,
+		err = take_name(s, &s->routes, d->routes[i]->id, d->routes[i]->name,
 				d->routes[i]->source, why);
 	}
 	for (size_t i = 0; !err && i < d->n_threads; i++)
-		err = take_name(&s->threads, d->threads[i]->id, d->threads[i]->name, "", why);
+		err = take_name(s, &s->threads, d->threads[i]->id, d->threads[i]->name, "", why);
 	for (size_t i = 0; !err && i < d->n_objects; i++)
-		err = take_name(&s->objects, d->objects[i]->id, d->objects[i]->name, "", why);
+		err = take_name(s, &s->objects, d->objects[i]->id, d->objects[i]->name, "", why);
 	return err;
 }
 
@@ -267,6 +273,8 @@ static const char *check_route(const struct session *s, const Sonde__RouteStats 
 	}
 	if (sum != r->latency_sum_ns)
 		return "a ledger that does not add up to the latency";
+	if (r->n_statuses > SESSION_LIST_MAX || r->n_states > SESSION_LIST_MAX)
+		return "a list that is too long";
 	if (r->count >> 62 || r->errors > r->count)
 		return "a request count out of range";
 	why = window_check_histogram(r->latency, &total);
@@ -288,6 +296,8 @@ static const char *check_self(const Sonde__Self *self)
 {
 	const char *why = NULL;
 
+	if (self && (self->n_drops > SESSION_LIST_MAX || self->n_ends > SESSION_LIST_MAX))
+		return "a list that is too long";
 	for (size_t i = 0; !why && self && i < self->n_drops; i++)
 		why = check_text(self->drops[i]->cause, SESSION_NAME_MAX);
 	for (size_t i = 0; !why && self && i < self->n_ends; i++)

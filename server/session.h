@@ -17,12 +17,14 @@
 
 enum {
 	SESSION_PROTOCOL = 1,
-	SESSION_FRAME_MAX = 16 << 20,   /* bytes of one message */
-	SESSION_UNPACK_MAX = 256 << 20, /* memory of one message, unpacked */
-	SESSION_TEXT_MAX = 16 << 10,    /* bytes of one string */
-	SESSION_NAME_MAX = 256,         /* bytes of a service's name */
-	SESSION_MARK_MAX = 1024,        /* bytes of a mark's name */
-	SESSION_MODULES_MAX = 1 << 16,  /* ids are below these */
+	SESSION_FRAME_MAX = 16 << 20,       /* bytes of one message */
+	SESSION_UNPACK_MAX = 256 << 20,     /* memory of one message, unpacked */
+	SESSION_TEXT_MAX = 16 << 10,        /* bytes of one string */
+	SESSION_NAME_MAX = 256,             /* bytes of a service's name */
+	SESSION_NAMES_MAX_BYTES = 64 << 20, /* of one connection's dictionary */
+	SESSION_LIST_MAX = 1024,       /* drops, stack ends, statuses of a route in one window */
+	SESSION_MARK_MAX = 1024,       /* bytes of a mark's name */
+	SESSION_MODULES_MAX = 1 << 16, /* ids are below these */
 	SESSION_FUNCTIONS_MAX = 1 << 20,
 	SESSION_STACKS_MAX = 1 << 22,
 	SESSION_ROUTES_MAX = 1 << 14,

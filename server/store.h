@@ -36,6 +36,8 @@ struct store_instance {
 	bool connected;        /* to this collector, now; only reads fill it */
 };
 void store_instance_fini(struct store_instance *instance);
+/** Replace borrowed strings by copies. 0, or -ENOMEM: then @instance holds nothing. */
+int store_instance_own_strings(struct store_instance *instance);
 
 /**
  * Open the store in directory @dir, made when missing. @max_bytes: oldest windows go when it grows past this.

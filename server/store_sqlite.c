@@ -193,6 +193,20 @@ void store_instance_fini(struct store_instance *i)
 	*i = (struct store_instance){ 0 };
 }
 
+int store_instance_own_strings(struct store_instance *i)
+{
+	i->service = strdup(i->service);
+	i->host = strdup(i->host);
+	i->boot_id = strdup(i->boot_id);
+	i->exe = strdup(i->exe);
+	i->command = strdup(i->command);
+	i->version = strdup(i->version);
+	if (i->service && i->host && i->boot_id && i->exe && i->command && i->version)
+		return 0;
+	store_instance_fini(i);
+	return -ENOMEM;
+}
+
 /* Log what SQLite said, with what a person can do about it, and turn it into an errno value. */
 static int failed(const struct store *store, sqlite3 *db, const char *what)
 {
@@ -492,8 +506,8 @@ void store_rollback(struct store *store)
 /* The columns of `instance`; strings are SQLite's own. */
 static void instance_columns(sqlite3_stmt *stmt, struct store_instance *out)
 {
-	char *text[7];
-	static const int columns[7] = { 1, 2, 3, 6, 7, 8, 0 };
+	static const int columns[] = { 1, 2, 3, 6, 7, 8 };
+	char *text[6];
 
 	for (int i = 0; i < 6; i++)
 		text[i] = (char *)(uintptr_t)column_text(stmt, columns[i]);
@@ -517,20 +531,6 @@ static void instance_columns(sqlite3_stmt *stmt, struct store_instance *out)
 	};
 }
 
-static int instance_own_strings(struct store_instance *i)
-{
-	i->service = strdup(i->service);
-	i->host = strdup(i->host);
-	i->boot_id = strdup(i->boot_id);
-	i->exe = strdup(i->exe);
-	i->command = strdup(i->command);
-	i->version = strdup(i->version);
-	if (i->service && i->host && i->boot_id && i->exe && i->command && i->version)
-		return 0;
-	store_instance_fini(i);
-	return -ENOMEM;
-}
-
 int store_find_instance(struct store *store, uint64_t id, struct store_instance *out)
 {
 	sqlite3_stmt *stmt = write_statement(store, W_FIND);
@@ -542,7 +542,7 @@ int store_find_instance(struct store *store, uint64_t id, struct store_instance 
 	step = sqlite3_step(stmt);
 	if (step == SQLITE_ROW) {
 		instance_columns(stmt, out);
-		err = instance_own_strings(out);
+		err = store_instance_own_strings(out);
 	} else {
 		err = step == SQLITE_DONE ? -ENOENT : failed(store, store->db, "read");
 	}

@@ -333,6 +333,36 @@ static void processes_show_sums_and_the_newest_window(void **state)
 	processes_result_free(&r);
 }
 
+static void processes_keep_so_many_names(void **state)
+{
+	struct fixture *f = *state;
+	Sonde__StackEnd ends[SESSION_LIST_MAX], *list[SESSION_LIST_MAX];
+	char how[SESSION_LIST_MAX][8];
+	struct processes_result r;
+	uint64_t sum = 0;
+	struct maker m;
+
+	start(f);
+	make(&m, 1);
+	for (size_t i = 0; i < SESSION_LIST_MAX; i++) {
+		sonde__stack_end__init(&ends[i]);
+		snprintf(how[i], sizeof(how[i]), "%zu", i);
+		ends[i].how = how[i];
+		ends[i].count = 1;
+		list[i] = &ends[i];
+	}
+	m.self.ends = list;
+	m.self.n_ends = SESSION_LIST_MAX;
+	assert_int_equal(give_window(f, &m.window), 0);
+	assert_int_equal(query_processes(f->store, &everything, &r), 0);
+	assert_int_equal(r.processes[0].end_count, QUERY_NAMES_MAX + 1);
+	assert_string_equal(r.processes[0].ends[QUERY_NAMES_MAX].name, "(other)");
+	for (size_t i = 0; i < r.processes[0].end_count; i++)
+		sum += r.processes[0].ends[i].count;
+	assert_int_equal(sum, SESSION_LIST_MAX);
+	processes_result_free(&r);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -348,6 +378,7 @@ int main(void)
 		TEST(flame_outside_requests_has_the_samples_own_weights),
 		TEST(latency_is_cut_into_steps),
 		TEST(processes_show_sums_and_the_newest_window),
+		TEST(processes_keep_so_many_names),
 	};
 
 	return RUN(tests);

@@ -343,6 +343,54 @@ static void session_forgets_what_was_rolled_back(void **state)
 	assert_int_equal(stored_windows(f), 1);
 }
 
+/* What answers walk through for every name must not grow with what an agent sends. */
+static void session_bounds_lists_and_names(void **state)
+{
+	struct fixture *f = *state;
+	Sonde__Dict dict = SONDE__DICT__INIT;
+	Sonde__StackEnd end = SONDE__STACK_END__INIT, *ends[SESSION_LIST_MAX + 1];
+	Sonde__StatusCount status = SONDE__STATUS_COUNT__INIT, *statuses[SESSION_LIST_MAX + 1];
+	Sonde__Function functions[512], *function[512];
+	char how[] = "complete", name[SESSION_TEXT_MAX + 1];
+	uint64_t given = 0;
+	struct maker m;
+
+	start(f);
+	end.how = how;
+	for (size_t i = 0; i <= SESSION_LIST_MAX; i++) {
+		ends[i] = &end;
+		statuses[i] = &status;
+	}
+	make(&m, 1);
+	m.self.ends = ends;
+	m.self.n_ends = SESSION_LIST_MAX + 1;
+	assert_int_equal(give_window(f, &m.window), -EPROTO);
+	m.self.n_ends = SESSION_LIST_MAX;
+	assert_int_equal(give_window(f, &m.window), 0);
+	make(&m, 2);
+	make_route(&m, 1, 2, STATE_CPU, 1000);
+	m.stats[0].statuses = statuses;
+	m.stats[0].n_statuses = SESSION_LIST_MAX + 1;
+	assert_int_equal(give_window(f, &m.window), -EPROTO);
+
+	memset(name, 'x', sizeof(name) - 1);
+	name[sizeof(name) - 1] = 0;
+	for (size_t i = 0; i < 512; i++) {
+		sonde__function__init(&functions[i]);
+		functions[i].id = (uint32_t)i + 1;
+		functions[i].name = name;
+		function[i] = &functions[i];
+	}
+	dict.functions = function;
+	dict.n_functions = 512;
+	while (given < SESSION_NAMES_MAX_BYTES && give_dict(f, &dict) == 0)
+		given += 512 * (sizeof(name) - 1);
+	assert_true(given + 512 * sizeof(name) > SESSION_NAMES_MAX_BYTES);
+	assert_true(given <= SESSION_NAMES_MAX_BYTES);
+	assert_int_equal(give_dict(f, &dict), -EPROTO);
+	assert_string_equal(f->why, "more names than fit");
+}
+
 /* Marks are the host's own words: a bad one costs itself only. */
 static void session_leaves_bad_marks_out(void **state)
 {
@@ -379,6 +427,7 @@ int main(void)
 		TEST(session_refuses_strings_that_are_not_utf8),
 		TEST(session_survives_any_cut_of_its_messages),
 		TEST(session_forgets_what_was_rolled_back),
+		TEST(session_bounds_lists_and_names),
 		TEST(session_leaves_bad_marks_out),
 	};
 
