@@ -205,7 +205,7 @@ def report_holds_the_answers_of_the_api():
     api = collector().get("routes", **{"from": "-1h"})
     assert report["routes"]["routes"] == api["routes"]
     for route, flame in report["flames"].items():
-        api = collector().get("flame", **{"from": "-1h", "route": route})
+        api = collector().get("flame", format="lines", **{"from": "-1h", "route": route})
         assert all(flame[key] == api[key] for key in ("total", "functions", "nodes", "requests")), route
     assert report["processes"]["processes"][0]["service"] == "shop"
     assert report["selection"]["route"] is None and report["selection"]["to"] > report["selection"]["from"]
