@@ -18,17 +18,9 @@
 #include "server/profile_build.h"
 
 struct profile_index {
-	struct profile_map functions, routes, rows;
+	struct map functions, routes, rows;
 	size_t functions_capacity, routes_capacity, rows_capacity;
 };
-
-static uint64_t profile_mix(uint64_t key)
-{
-	key ^= key >> 33;
-	key *= 0xff51afd7ed558ccdu;
-	key ^= key >> 33;
-	return key;
-}
 
 static uint64_t profile_hash(const char *text, size_t length)
 {
@@ -37,56 +29,6 @@ static uint64_t profile_hash(const char *text, size_t length)
 	for (size_t i = 0; i < length; i++)
 		hash = (hash ^ (unsigned char)text[i]) * 0x100000001b3u;
 	return hash;
-}
-
-uint32_t profile_map_get(const struct profile_map *map, uint64_t key)
-{
-	if (map->capacity == 0)
-		return PROFILE_NONE;
-	for (size_t i = profile_mix(key) & (map->capacity - 1);; i = (i + 1) & (map->capacity - 1))
-		if (map->values[i] == PROFILE_NONE || map->keys[i] == key)
-			return map->values[i];
-}
-
-static int profile_map_grow(struct profile_map *map)
-{
-	struct profile_map larger = { .capacity = map->capacity ? 2 * map->capacity : 64 };
-
-	larger.keys = malloc(larger.capacity * sizeof(*larger.keys));
-	larger.values = malloc(larger.capacity * sizeof(*larger.values));
-	if (!larger.keys || !larger.values) {
-		profile_map_fini(&larger);
-		return -ENOMEM;
-	}
-	memset(larger.values, 0xff, larger.capacity * sizeof(*larger.values));
-	for (size_t i = 0; i < map->capacity; i++)
-		if (map->values[i] != PROFILE_NONE)
-			profile_map_put(&larger, map->keys[i], map->values[i]);
-	profile_map_fini(map);
-	*map = larger;
-	return 0;
-}
-
-int profile_map_put(struct profile_map *map, uint64_t key, uint32_t value)
-{
-	size_t i;
-
-	if (2 * (map->count + 1) > map->capacity && profile_map_grow(map) < 0)
-		return -ENOMEM;
-	i = profile_mix(key) & (map->capacity - 1);
-	while (map->values[i] != PROFILE_NONE && map->keys[i] != key)
-		i = (i + 1) & (map->capacity - 1);
-	map->count += map->values[i] == PROFILE_NONE;
-	map->keys[i] = key;
-	map->values[i] = value;
-	return 0;
-}
-
-void profile_map_fini(struct profile_map *map)
-{
-	free(map->keys);
-	free(map->values);
-	*map = (struct profile_map){ 0 };
 }
 
 int profile_fail(struct profile_reader *r, int status, const char *format, ...)
@@ -151,7 +93,7 @@ int64_t profile_function(struct profile_reader *r, const char *name, size_t leng
 	int status = 0;
 
 	/* Two names of one hash: the later one goes by the next free key. */
-	for (; (found = profile_map_get(&p->index->functions, key)) != PROFILE_NONE; key++)
+	for (; (found = map_get(&p->index->functions, key)) != MAP_NONE; key++)
 		if (profile_equal(p->functions[found], name, length))
 			return found;
 	functions = profile_room(r, p->functions, &p->index->functions_capacity, p->function_count,
@@ -160,7 +102,7 @@ int64_t profile_function(struct profile_reader *r, const char *name, size_t leng
 		return status;
 	p->functions = functions;
 	copy = strndup(name, length);
-	if (!copy || profile_map_put(&p->index->functions, key, (uint32_t)p->function_count) < 0) {
+	if (!copy || !map_set(&p->index->functions, key, (uint32_t)p->function_count)) {
 		free(copy);
 		return profile_fail(r, -ENOMEM, "out of memory");
 	}
@@ -188,7 +130,7 @@ int64_t profile_route(struct profile_reader *r, const char *name, size_t length)
 
 	length = profile_route_length(name, length);
 	key = profile_hash(name, length);
-	for (; (found = profile_map_get(&p->index->routes, key)) != PROFILE_NONE; key++)
+	for (; (found = map_get(&p->index->routes, key)) != MAP_NONE; key++)
 		if (profile_equal(p->routes[found].name, name, length))
 			return found;
 	routes = profile_room(r, p->routes, &p->index->routes_capacity, p->route_count,
@@ -197,7 +139,7 @@ int64_t profile_route(struct profile_reader *r, const char *name, size_t length)
 		return status;
 	p->routes = routes;
 	copy = strndup(name, length);
-	if (!copy || profile_map_put(&p->index->routes, key, (uint32_t)p->route_count) < 0) {
+	if (!copy || !map_set(&p->index->routes, key, (uint32_t)p->route_count)) {
 		free(copy);
 		return profile_fail(r, -ENOMEM, "out of memory");
 	}
@@ -244,18 +186,18 @@ static int64_t profile_row(struct profile_reader *r, uint32_t route, uint32_t fu
 {
 	struct profile *p = r->profile;
 	uint64_t key = (uint64_t)route << 32 | function;
-	uint32_t found = profile_map_get(&p->index->rows, key);
+	uint32_t found = map_get(&p->index->rows, key);
 	struct profile_row *rows;
 	int status = 0;
 
-	if (found != PROFILE_NONE)
+	if (found != MAP_NONE)
 		return found;
 	rows = profile_room(r, p->rows, &p->index->rows_capacity, p->row_count, sizeof(*rows),
 			    &status);
 	if (!rows)
 		return status;
 	p->rows = rows;
-	if (profile_map_put(&p->index->rows, key, (uint32_t)p->row_count) < 0)
+	if (!map_set(&p->index->rows, key, (uint32_t)p->row_count))
 		return profile_fail(r, -ENOMEM, "out of memory");
 	rows[p->row_count] = (struct profile_row){ .route = route, .function = function };
 	return (int64_t)p->row_count++;
@@ -486,9 +428,9 @@ void profile_destroy(struct profile *profile)
 	for (size_t i = 0; i < profile->route_count; i++)
 		free(profile->routes[i].name);
 	if (profile->index) {
-		profile_map_fini(&profile->index->functions);
-		profile_map_fini(&profile->index->routes);
-		profile_map_fini(&profile->index->rows);
+		map_fini(&profile->index->functions);
+		map_fini(&profile->index->routes);
+		map_fini(&profile->index->rows);
 		free(profile->index);
 	}
 	free(profile->functions);

@@ -5,21 +5,8 @@
 #ifndef SERVER_PROFILE_BUILD_H
 #define SERVER_PROFILE_BUILD_H
 
+#include "server/map.h"
 #include "server/profile.h"
-
-/* A table from 64-bit keys to indices below UINT32_MAX; open addressing, at most half full. */
-struct profile_map {
-	uint64_t *keys;
-	uint32_t *values; /* PROFILE_NONE: free */
-	size_t capacity, count;
-};
-#define PROFILE_NONE UINT32_MAX
-
-/** The value of @key, PROFILE_NONE when absent. */
-uint32_t profile_map_get(const struct profile_map *map, uint64_t key);
-/** Set @key to @value. Returns 0 or -ENOMEM. */
-int profile_map_put(struct profile_map *map, uint64_t key, uint32_t value);
-void profile_map_fini(struct profile_map *map);
 
 /* What a reader carries. */
 struct profile_reader {

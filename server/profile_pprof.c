@@ -49,8 +49,8 @@ struct pprof {
 	size_t string_count, string_capacity;
 	struct pb *locations; /* their messages */
 	size_t location_count, location_capacity;
-	struct profile_map location_of; /* id -> index in locations */
-	struct profile_map function_of; /* id -> string index of its name, later of our function */
+	struct map location_of; /* id -> index in locations */
+	struct map function_of; /* id -> string index of its name, later of our function */
 	struct pprof_type types[PPROF_TYPES_MAX];
 	size_t type_count;
 };
@@ -194,14 +194,14 @@ static int pprof_collect(struct pprof *p, const struct pb_field *field)
 	case PROFILE_LOCATION:
 		if (pprof_pair(field->bytes, 1, &id, 0, &ignored) < 0)
 			return pprof_damaged(p);
-		if (profile_map_put(&p->location_of, id, (uint32_t)p->location_count) < 0)
+		if (!map_set(&p->location_of, id, (uint32_t)p->location_count))
 			return profile_fail(p->r, -ENOMEM, "out of memory");
 		return pprof_append(p, &p->locations, &p->location_count, &p->location_capacity,
 				    field->bytes);
 	case PROFILE_FUNCTION:
 		if (pprof_pair(field->bytes, 1, &id, 2, &name) < 0 || name >= UINT32_MAX)
 			return pprof_damaged(p);
-		if (profile_map_put(&p->function_of, id, (uint32_t)name) < 0)
+		if (!map_set(&p->function_of, id, (uint32_t)name))
 			return profile_fail(p->r, -ENOMEM, "out of memory");
 		return 0;
 	default:
@@ -249,13 +249,13 @@ static int pprof_choose_types(struct pprof *p)
 /* Push the functions of location @id, innermost first. */
 static int pprof_push_location(struct pprof *p, uint64_t id)
 {
-	uint32_t index = profile_map_get(&p->location_of, id);
+	uint32_t index = map_get(&p->location_of, id);
 	struct pb_field field;
 	bool any = false;
 	struct pb pb;
 	int status;
 
-	if (index == PROFILE_NONE)
+	if (index == MAP_NONE)
 		return pprof_damaged(p);
 	pb = p->locations[index];
 	while ((status = pb_next(&pb, &field)) > 0) {
@@ -266,8 +266,8 @@ static int pprof_push_location(struct pprof *p, uint64_t id)
 			continue;
 		if (pprof_pair(field.bytes, 1, &function, 0, &ignored) < 0)
 			return pprof_damaged(p);
-		known = profile_map_get(&p->function_of, function);
-		if (known == PROFILE_NONE)
+		known = map_get(&p->function_of, function);
+		if (known == MAP_NONE)
 			return pprof_damaged(p);
 		status = profile_stack_push(p->r, known);
 		if (status < 0)
@@ -288,18 +288,18 @@ static int pprof_push_location(struct pprof *p, uint64_t id)
 /* Replace the strings of function names by our functions' indices. */
 static int pprof_intern_functions(struct pprof *p)
 {
-	for (size_t i = 0; i < p->function_of.capacity; i++) {
+	for (size_t i = 0; i < p->function_of.size; i++) {
 		struct pb name;
 		int64_t function;
 
-		if (p->function_of.values[i] == PROFILE_NONE)
+		if (p->function_of.entries[i].value == MAP_NONE)
 			continue;
-		name = pprof_string(p, p->function_of.values[i]);
+		name = pprof_string(p, p->function_of.entries[i].value);
 		function = profile_function(p->r, name.at == name.end ? "?" : (const char *)name.at,
 					    name.at == name.end ? 1 : (size_t)(name.end - name.at));
 		if (function < 0)
 			return (int)function;
-		p->function_of.values[i] = (uint32_t)function;
+		p->function_of.entries[i].value = (uint32_t)function;
 	}
 	return 0;
 }
@@ -443,7 +443,7 @@ int profile_read_pprof(struct profile_reader *r, const uint8_t *data, size_t siz
 		status = pprof_pass(&p, pb, true);
 	free(p.strings);
 	free(p.locations);
-	profile_map_fini(&p.location_of);
-	profile_map_fini(&p.function_of);
+	map_fini(&p.location_of);
+	map_fini(&p.function_of);
 	return status;
 }
