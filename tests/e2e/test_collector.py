@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sqlite3
+import statistics
 import struct
 import subprocess
 import threading
@@ -784,19 +785,19 @@ def marks_of_programs_and_agents_are_listed():
 @test
 def long_questions_hold_up_nobody():
     collector = tap.Collector()
-    heavy_history(collector, 150, 100_000)
+    heavy_history(collector, 200, 100_000)
     kept = http.client.HTTPConnection("127.0.0.1", collector.http_port, timeout=20)  # opened before, as a page's
     kept.request("GET", "/api/v1/processes")
     kept.getresponse().read()
     stream = urllib.request.urlopen(collector.url + "/api/v1/live", timeout=20)
-    took, longest = [], 0
+    took, longest, end = [], 0, time.monotonic() + 4
 
-    def ask_for_a_graph():
-        started = time.monotonic()
-        assert get(collector, "/api/v1/flame")[0] == 200
-        took.append(time.monotonic() - started)
+    def ask_for_graphs():
+        while (started := time.monotonic()) < end:
+            assert get(collector, "/api/v1/flame")[0] == 200
+            took.append(time.monotonic() - started)
 
-    askers = [threading.Thread(target=ask_for_a_graph) for _ in range(6)]
+    askers = [threading.Thread(target=ask_for_graphs) for _ in range(6)]
     for asker in askers:
         asker.start()
     time.sleep(0.1)
@@ -810,10 +811,9 @@ def long_questions_hold_up_nobody():
         while not stream.readline().startswith(b"data: "):
             pass
         longest = max(longest, time.monotonic() - started - 1)
-    assert len(took) == 6
-    print(f"# graphs: {min(took):.2f} to {max(took):.2f} s; beside them at most {longest:.2f} s")
-    assert max(took) > 1, "the questions were not long: this test shows nothing"
-    assert longest < max(took) / 2, (longest, took)
+    usual = statistics.median(took)
+    print(f"# {len(took)} graphs of {usual:.2f} s; beside them at most {longest:.2f} s")
+    assert longest < usual / 2, (longest, took)
 
 
 @test
