@@ -134,7 +134,6 @@ enum drop {
 	DROP_RACED,       /* two threads used one connection or request at the same moment */
 	DROP_TIMERS,      /* timer_create refused: this thread's CPU is not sampled */
 	DROP_RING,        /* CPU samples: ring full */
-	DROP_LOOKS,       /* stacks of waits: it ended while being read */
 	DROP_REENTRY,     /* sampling signal without a thread record */
 	DROP_MARKS,       /* marks and labels */
 	DROPS

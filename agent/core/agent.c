@@ -53,7 +53,6 @@ static const char *const drop_names[DROPS] = {
 	[DROP_RACED] = "raced on a connection or request",
 	[DROP_TIMERS] = "no timer for a thread",
 	[DROP_RING] = "sample ring full",
-	[DROP_LOOKS] = "wait ended while being read",
 	[DROP_REENTRY] = "signal without a thread",
 	[DROP_MARKS] = "marks and labels",
 };

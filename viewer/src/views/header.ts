@@ -30,26 +30,20 @@ export interface HeaderHandlers {
 	help(): void;
 }
 
-// A look that came as the wait ended: one sample less of a wait that is measured all the same. It happens to all, and is no
-// reason for alarm.
-const USUAL = new Set(["wait ended while being read"]);
-
 /** Sum over processes of what the agents could not keep, by cause. */
 export function drops(processes: readonly Process[]): { lost: number; dropped: number; bad: boolean; causes: [string, number][] } {
 	const causes = new Map<string, number>();
 	let lost = 0;
 	let dropped = 0;
-	let bad = false;
 	for (const process of processes) {
 		lost += process.lost_windows;
 		for (const drop of process.drops) {
 			if (drop.count <= 0) continue;
 			dropped += drop.count;
-			bad ||= !USUAL.has(drop.cause);
 			causes.set(drop.cause, (causes.get(drop.cause) ?? 0) + drop.count);
 		}
 	}
-	return { lost, dropped, bad: bad || lost > 0, causes: [...causes].sort((a, b) => b[1] - a[1]) };
+	return { lost, dropped, bad: lost > 0 || dropped > 0, causes: [...causes].sort((a, b) => b[1] - a[1]) };
 }
 
 /** What the agents of all live processes take: processors, and the share of those processes' CPU time. */
