@@ -31,8 +31,9 @@ enum {
 	SCAN_NS = 1000000000,
 	MODULES_NS = 2000000000,
 	BEGIN_NS = 100000000,
-	DRAIN_BUSY = 256,    /* requests per drain that call for the next one soon */
-	IDLE_NS = 100000000, /* nap without a request in progress; 256 ended ones end it */
+	DRAIN_BUSY = 256,     /* requests per drain that call for the next one soon */
+	BUSY_NS = 1000000000, /* so long after a request it looks on as if there were one */
+	IDLE_NS = 100000000,  /* nap without a request in progress; 256 ended ones end it */
 	DRAIN_BUSY_NS = 2000000,
 	PERIODS_MAX = 16, /* the sampling period grows by at most this factor to keep the budget */
 };
@@ -319,7 +320,7 @@ static void run(struct life *l)
 {
 	const uint64_t look_ns = 1000000000u / config.look_hz;
 	uint64_t next_look = 0, next_window = l->window_ns + config.window_ms * 1000000ull,
-		 next_scan = 0;
+		 next_scan = 0, busy_ns = 0;
 	uint32_t random = (uint32_t)l->identity.instance;
 
 	for (;;) {
@@ -351,12 +352,13 @@ static void run(struct life *l)
 		transport_step(l->transport, l->dict, now);
 		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
 			answer_flush(l, asked);
+		if (l->drained ||
+		    atomic_load_explicit(&shared->active_requests, memory_order_relaxed))
+			busy_ns = now;
 		if (l->drained > DRAIN_BUSY)
 			nap(DRAIN_BUSY_NS, seen);
 		else
-			nap(atomic_load_explicit(&shared->active_requests, memory_order_relaxed)
-				    ? look_ns
-				    : IDLE_NS,
+			nap(now - busy_ns >= BUSY_NS ? jittered(IDLE_NS, &random) : next_look - now,
 			    seen);
 	}
 }
