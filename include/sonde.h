@@ -93,14 +93,14 @@ static inline void sonde_route(const char *route)
 		sonde_agent_route(route);
 }
 
-/** Put a label on the calling thread's request, kept with slow and failed requests. Copied, 31 + 63 bytes count. */
+/** Put a label on the calling thread's request. Copied, 31 + 63 bytes count, four labels. Taken, but not shown yet. */
 static inline void sonde_label(const char *key, const char *value)
 {
 	if (sonde_agent_label)
 		sonde_agent_label(key, value);
 }
 
-/** Mark this moment, for example "deploy 1.7" or "cache cleared"; charts show it as a line. Copied, 127 bytes count. */
+/** Mark this moment, for example "deploy 1.7" or "cache cleared"; the page shows when. Copied, 127 bytes count. */
 static inline void sonde_mark(const char *name)
 {
 	if (sonde_agent_mark)
