@@ -93,7 +93,10 @@ static inline void sonde_route(const char *route)
 		sonde_agent_route(route);
 }
 
-/** Put a label on the calling thread's request. Copied, 31 + 63 bytes count, four labels. Taken, but not shown yet. */
+/**
+ * Put a label on the calling thread's request, told with it when it fails, and when it is slower than any labelled one before:
+ * the page shows "JOB resize took 81 ms: image=42" among the marks. Copied, 31 + 63 bytes count, up to four labels.
+ */
 static inline void sonde_label(const char *key, const char *value)
 {
 	if (sonde_agent_label)

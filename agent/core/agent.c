@@ -55,7 +55,7 @@ static const char *const drop_names[DROPS] = {
 	[DROP_TIMERS] = "no timer for a thread",
 	[DROP_RING] = "sample ring full",
 	[DROP_REENTRY] = "signal without a thread",
-	[DROP_MARKS] = "marks and labels",
+	[DROP_MARKS] = "marks and labelled requests not told",
 };
 
 static void say(const char *what)
@@ -278,6 +278,7 @@ static void close_window(struct life *l, bool last)
 	else
 		encode_buffer_fini(&buffer);
 	route_table_tick(l->routes);
+	l->labelled_told = 0;
 	keep_budget(l, self.handler_ns, self.process_cpu_ns);
 }
 

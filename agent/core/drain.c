@@ -133,6 +133,48 @@ static enum state longest(const uint64_t ns[STATES])
 	return best;
 }
 
+/* "JOB resize took 2.31 ms, failed: kind=example" */
+static void describe(const struct life *l, const struct request *r, const struct done *done,
+		     char *text, size_t room)
+{
+	int at = snprintf(text, room, "%s took %.2f ms%s", route_name(l->routes, done->route),
+			  (double)done->latency_ns / 1e6, done->failed ? ", failed" : "");
+
+	for (uint32_t i = 0; i < atomic_load_explicit(&r->labels, memory_order_acquire) && at > 0 &&
+			     (size_t)at < room;
+	     i++)
+		at += snprintf(text + at, room - (size_t)at, "%s%s=%s", i ? ", " : ": ",
+			       r->label_key[i], r->label_value[i]);
+}
+
+/*
+ * The host put labels on this request to find it again: a failed one is told, and one slower than any labelled one before
+ * it, as an event among the marks; few per window.
+ */
+static void tell_labelled(struct life *l, const struct request *r, const struct done *done)
+{
+	struct encode_buffer buffer = { 0 };
+	char text[ENCODE_EVENT_MAX];
+	uint64_t mono, wall;
+
+	if (!atomic_load_explicit(&r->labels, memory_order_acquire) ||
+	    (!done->failed && done->latency_ns <= l->slowest_labelled_ns))
+		return;
+	if (done->latency_ns > l->slowest_labelled_ns)
+		l->slowest_labelled_ns = done->latency_ns;
+	if (l->labelled_told == LIFE_LABELLED) {
+		drop(DROP_MARKS);
+		return;
+	}
+	l->labelled_told++;
+	describe(l, r, done, text, sizeof text);
+	identity_clocks(&mono, &wall);
+	if (encode_event(&buffer, text, wall - (mono - done->end_ns)) == 0)
+		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+	else
+		encode_buffer_fini(&buffer);
+}
+
 static void drain_request(struct life *l, struct request *r, request_id id)
 {
 	struct done done = { .request = id,
@@ -145,6 +187,7 @@ static void drain_request(struct life *l, struct request *r, request_id id)
 
 	memcpy(done.ledger_ns, r->ledger_ns, sizeof done.ledger_ns);
 	aggregate_done(l->aggregate, &done);
+	tell_labelled(l, r, &done);
 }
 
 static void drain_marks(struct life *l)

@@ -19,7 +19,8 @@
 #include "agent/thread.h"
 
 enum {
-	LIFE_THREADS = 4096
+	LIFE_THREADS = 4096,
+	LIFE_LABELLED = 4 /* labelled requests told per window */
 };
 
 /* What the agent knows of a host thread, by the index of its record. */
@@ -51,6 +52,9 @@ struct life {
 	uint64_t refreshed_ns;              /* last look at the modules */
 	bool unknown_code;                  /* an address without a module was seen: look again */
 	unsigned drained;                   /* requests that the last drain found */
+
+	unsigned labelled_told;       /* in this window */
+	uint64_t slowest_labelled_ns; /* of all so far */
 
 	/* totals, and what the last window has told of them */
 	uint64_t samples, samples_told, waits_told;
