@@ -15,6 +15,7 @@ SECONDS = 30
 SUBJECT = tap.BUILD / "tests/subjects/inline"
 STATES = agentsim.STATES
 BACKGROUND = "(no request)"
+FLAMEGRAPH = "/usr/share/perl5/Devel/NYTProf/flamegraph.pl"  # the original, as Debian ships it
 
 
 class Agent(agentsim.Agent):
@@ -194,6 +195,14 @@ class Page(html.parser.HTMLParser):
 
     def handle_endtag(self, _):
         self.inside = False
+
+
+@tap.test
+def flamegraph_pl_draws_folded_stacks():
+    done = subprocess.run(["perl", FLAMEGRAPH, exported("folded", service="shop")], capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr)
+    assert done.stdout.count("<rect") > 10 and "GET /" in done.stdout, done.stdout[:500]
 
 
 @tap.test
