@@ -685,7 +685,7 @@ static bool all_own(const struct thread *t, const struct pollfd *fds, nfds_t cou
   if (!t)                                                                                          \
     return call;                                                                                   \
   if (all_own(t, fds, count, at_once)) {                                                           \
-    WAIT_BEGIN(&w, t, (count) ? IO : SLEEP, (at_once) ? WAIT_BRIEF : WAIT_LONG,                    \
+    WAIT_BEGIN(&w, t, (count) ? IO : SLEEP, (at_once) ? WAIT_BRIEF : WAIT_POLL,                    \
 	       (count) && !(at_once) ? (fds)[0].fd : -1, 0);                                       \
     n = call;                                                                                      \
     wait_end(&w);                                                                                  \

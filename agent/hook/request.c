@@ -160,7 +160,8 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 	}
 	rest = wall - cpu - io - lck - sleep - runq;
 	delay = rest;
-	if (rest > REST_WORTH_ASKING_NS && s->sched_ns && sched_read(t, now_ns, &delay)) {
+	/* Without a reading before the slice, all that the thread has met in its life is the bound. */
+	if (rest > REST_WORTH_ASKING_NS && sched_read(t, now_ns, &delay)) {
 		delay -= s->sched_ns + s->runq_ns;
 		if ((int64_t)delay < 0)
 			delay = 0;

@@ -51,7 +51,8 @@ bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_ki
 		wait_publish(t);
 	atomic_fetch_add_explicit(&shared->waits, 1, memory_order_relaxed);
 	w->start_ns = clock_ns();
-	w->split = kind == WAIT_LONG &&
+	w->polls = kind == WAIT_POLL;
+	w->split = kind != WAIT_BRIEF &&
 		   atomic_load_explicit(&t->current, memory_order_relaxed) != 0 &&
 		   sched_read(t, w->start_ns, &w->runq_ns);
 	t->wait.state = (uint8_t)state;
@@ -85,7 +86,7 @@ uint64_t wait_end(struct wait *w)
 		return now;
 	slot_close(w);
 	waited = now - w->start_ns;
-	if (w->state == IO && waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
+	if (w->state == IO && !w->polls && waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
 		waited =
 			0; /* the call worked, or lost its processor: the CPU clock tells how much of which */
 	if (w->split && waited >= WAIT_SPLIT_MIN_NS && sched_read(t, now, &runq)) {

@@ -20,7 +20,8 @@
 /* BRIEF: mostly answered at once (a write); LONG: worth asking the kernel how much of it was run-queue delay. */
 enum wait_kind {
 	WAIT_BRIEF,
-	WAIT_LONG
+	WAIT_LONG,
+	WAIT_POLL /* as LONG, and it blocks even when its descriptor does not */
 };
 
 struct wait {
@@ -28,6 +29,7 @@ struct wait {
 	uint64_t start_ns;
 	uint64_t runq_ns; /* run-queue delay at the start, valid when split */
 	bool split;
+	bool polls;
 	bool nested;  /* inside another wait: a signal handler of the host ran in it */
 	uint32_t seq; /* of the slot while it is ours */
 	enum state state;

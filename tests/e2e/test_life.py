@@ -251,6 +251,45 @@ def pythons_own_http_server_is_counted():
     tap.stop(server, signal.SIGINT)
 
 
+# A socket with a timeout is non-blocking below, and waits in poll(): as CPython, libpq and curl do.
+TIMEOUT_UPSTREAM = """
+import http.server, socket, sys, threading, time
+peer = socket.create_server(("127.0.0.1", 0))
+def answer_late():
+    while True:
+        connection, _ = peer.accept()
+        while connection.recv(100):
+            time.sleep(0.03)
+            connection.sendall(b"late")
+threading.Thread(target=answer_late, daemon=True).start()
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        with socket.create_connection(peer.getsockname(), timeout=5) as upstream:
+            upstream.sendall(b"ask")
+            body = upstream.recv(100)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@tap.test
+def a_peer_waited_for_with_poll_is_io():
+    collector, port = tap.Collector(), tap.free_port()
+    server = tap.start(*under_agent(collector, "upstream", PYTHON, "-c", TIMEOUT_UPSTREAM, port))
+    tap.wait_for(lambda: listening(port), "the server")
+    sent = drive(port, 40, "/late")
+    counted(collector, "upstream", sent, "GET /late")
+    ledger = collector.routes(service="upstream")["GET /late"]["ledger"]
+    assert ledger["io"] >= 29_000_000 and ledger["io"] >= 0.95 * sum(ledger.values()), ledger
+    tap.stop(server, signal.SIGINT)
+
+
 @tap.test
 def jobs_of_the_api_become_requests():
     collector = tap.Collector()
