@@ -57,15 +57,16 @@ SERVER := $(call obj,$(filter-out server/main.c,$(wildcard server/*.c)))
 DEMO   := $(call obj,$(wildcard examples/demo/*.c))
 UNIT   := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
 BENCH  := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+HOSTS  := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/hosts/*.c))
 FUZZ   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 SUBJECTS := $(patsubst %.c,$(B)/%,$(wildcard tests/subjects/*.c))
 EMBED  := $(patsubst %.c,$(B)/%,$(wildcard examples/embed/*.c))
-OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(EMBED:=.o)
+OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(HOSTS:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(EMBED:=.o)
 
 all: $(B)/libsonde.so $(B)/sonde $(B)/sonde-demo ## Build the agent, the collector and the demo server
 
 $(AGENT): CFLAGS_MORE = $(AGENT_CFLAGS)
-$(SUBJECTS:=.o) $(DEMO): CFLAGS_MORE = -fomit-frame-pointer
+$(SUBJECTS:=.o) $(HOSTS:=.o) $(DEMO): CFLAGS_MORE = -fomit-frame-pointer
 
 $(B)/libsonde.so: $(AGENT) $(PROTO) agent/versions.map
 	$(call say,LD)$(CC) -shared $(AGENT_LDFLAGS) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(AGENT_LIBS)
@@ -85,7 +86,7 @@ $(B)/server.a: $(SERVER)
 $(UNIT) $(BENCH) $(FUZZ): %: %.o $(B)/agent.a $(B)/server.a $(PROTO)
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) $(if $(findstring fuzz_,$@),$(FUZZ_LDFLAGS)) -o $@ $< $(B)/agent.a $(B)/server.a $(PROTO) $(SERVER_LIBS) $(TEST_LIBS)
 
-$(SUBJECTS) $(EMBED): %: %.o
+$(SUBJECTS) $(HOSTS) $(EMBED): %: %.o
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $< -lm -ldl
 
 $(OBJS): $(B)/%.o: %.c Makefile | build/gen/sonde.pb-c.h
@@ -141,9 +142,11 @@ page: all ## Only the tests of the page
 	@B=$(B) tests/run page
 fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address it searches
 	@B=$(B) tests/run fuzz
-bench: all $(BENCH) $(SUBJECTS) ## Measure, beside our peers
+bench: all $(BENCH) $(HOSTS) ## Measure, beside our peers
 	@for b in $(BENCH); do echo "== $${b##*/}"; $$b || exit 1; done
 	@echo "== overhead"; B=$(B) /usr/bin/python3 tests/bench/overhead.py
+bench-calls: all $(HOSTS) ## What the agent adds to a call and to a request; ARGS='--only request --agent OTHER.so'
+	@B=$(B) tests/bench/calls.py $(or $(ARGS),--parts)
 
 # ---- Lint ----
 
@@ -191,6 +194,6 @@ clean: ## Remove every build product
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all demo test check unit build-unit sanitize e2e page fuzz bench lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
+.PHONY: all demo test check unit build-unit sanitize e2e page fuzz bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
 
 say = $(if $(V),,@printf '  %-4s  %s\n' $(1) $(@:$(B)/%=%);)
