@@ -11,6 +11,8 @@
 
 #include "agent/sig/poison.h"
 
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
 /* The walk reads other functions' frames, redzones too: not for a sanitizer to judge. */
 #define UNWIND_RAW __attribute__((no_sanitize("address", "undefined", "thread")))
 
@@ -71,6 +73,9 @@ int unwind_publish(struct unwind_table *table)
 
 	if (unwind_reclaim() == UNWIND_RETIRED_MAX)
 		return -EBUSY;
+	if (table) /* which also maps its pages: a walk that meets an untouched one takes a fault, 0.5 us */
+		for (unsigned i = 0; i < 1u << UNWIND_CACHE_BITS; i++)
+			atomic_store_explicit(&table->cache[i], 0, memory_order_relaxed);
 	old = atomic_exchange_explicit(&handover.table, table, memory_order_seq_cst);
 	if (old) {
 		handover.retired[handover.n_retired].table = old;
@@ -214,6 +219,38 @@ UNWIND_RAW static inline uint32_t span_rule(const struct unwind_span *span, uint
 	return row->rule;
 }
 
+/* Most callers are in the module of their callee: @span is the one before, and becomes @pc's. */
+UNWIND_RAW static inline uint32_t rule_find(const struct unwind_table *table,
+					    const struct unwind_span **span, uintptr_t pc)
+{
+	if (!*span || !span_has(*span, pc))
+		*span = span_find(table, pc);
+	return *span ? span_rule(*span, pc) : UNWIND_NONE;
+}
+
+/* ---- Remembering rules: words of unwind_table.cache ---- */
+
+#  define CACHE_BY_FP    (1u << 29)
+#  define CACHE_FP_SHIFT 17
+#  define CACHE_PC_SHIFT 30
+
+/* The plain @rule of any pc as the low bits of a word. */
+static inline uint64_t cache_rule(uint32_t rule)
+{
+	return rule >> UNWIND_CFA_SHIFT |
+	       ((rule & UNWIND_KIND_MASK) == UNWIND_FP ? CACHE_BY_FP : 0);
+}
+
+static inline bool cache_is_of(uint64_t word, uintptr_t pc)
+{
+	return word >> CACHE_PC_SHIFT == pc >> UNWIND_CACHE_BITS;
+}
+
+UNWIND_RAW static inline _Atomic uint64_t *cache_slot(struct unwind_table *table, uintptr_t pc)
+{
+	return &table->cache[pc & ((1u << UNWIND_CACHE_BITS) - 1)];
+}
+
 /* ---- Rules ---- */
 
 UNWIND_RAW static bool reg_get(const struct frame *f, unsigned reg, uintptr_t *value)
@@ -326,7 +363,7 @@ rare_apply(const struct unwind_span *span, uint32_t rule, const struct view *v, 
 	}
 }
 
-UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct unwind_regs *regs,
+UNWIND_RAW static unsigned walk(struct unwind_table *table, const struct unwind_regs *regs,
 				const struct unwind_stack *stack, uintptr_t *pcs, unsigned max,
 				enum unwind_end *end)
 {
@@ -339,36 +376,47 @@ UNWIND_RAW static unsigned walk(const struct unwind_table *table, const struct u
 	pcs[0] = pc;
 	if (!view_init(&v, stack, f.sp, end))
 		return n;
+	*end = UNWIND_NO_RULE;
+	if (!table)
+		return n;
 	for (;; pcs[n++] = pc) {
+		_Atomic uint64_t *slot = cache_slot(table, pc);
+		uint64_t word = atomic_load_explicit(slot, memory_order_relaxed);
 		uintptr_t cfa, ra, saved;
-		uint32_t rule;
 
-		/* most callers are in the module of their callee */
-		if (!span || !span_has(span, pc))
-			span = table ? span_find(table, pc) : NULL;
-		rule = span ? span_rule(span, pc) : UNWIND_NONE;
-		if (__builtin_expect((rule & UNWIND_KIND_MASK) <= UNWIND_FP, 1)) {
-			cfa = ((rule & UNWIND_KIND_MASK) == UNWIND_SP ? f.sp : f.fp) +
-			      (uintptr_t)(rule >> UNWIND_CFA_SHIFT & UNWIND_CFA_WORDS) * 8;
-			saved = (uintptr_t)(rule >> UNWIND_FP_SHIFT) * 8;
-			if (saved && !view_load(&v, cfa - saved, &f.fp))
-				goto out_of_stack;
-		} else {
-			/* a copy, so that the plain rules keep theirs in registers */
-			struct frame rare = f;
-			uintptr_t rare_pc = pc, rare_cfa = 0;
-			enum rare how = rare_apply(span, rule, &v, &rare, &rare_pc, &rare_cfa, end);
+		if (unlikely(!cache_is_of(word, pc))) {
+			uint32_t rule = rule_find(table, &span, pc);
 
-			if (how == RARE_END)
-				return n;
-			f.fp = rare.fp;
-			cfa = rare_cfa;
-			if (how == RARE_CALLER) {
+			if (unlikely((rule & UNWIND_KIND_MASK) > UNWIND_FP)) {
+				/* a copy, so that the plain rules keep theirs in registers */
+				struct frame rare = f;
+				uintptr_t rare_pc = pc, rare_cfa = 0;
+				enum rare how =
+					rare_apply(span, rule, &v, &rare, &rare_pc, &rare_cfa, end);
+
+				if (how == RARE_END)
+					return n;
+				f.fp = rare.fp;
+				cfa = rare_cfa;
+				if (how == RARE_CFA)
+					goto ra;
 				f = rare;
 				pc = rare_pc;
 				goto caller;
 			}
+			word = cache_rule(rule);
+			/* where a thread is interrupted is seldom the same place again */
+			if (n > 1 && pc >> (UNWIND_CACHE_BITS + 64 - CACHE_PC_SHIFT) == 0)
+				atomic_store_explicit(
+					slot,
+					(uint64_t)pc >> UNWIND_CACHE_BITS << CACHE_PC_SHIFT | word,
+					memory_order_relaxed);
 		}
+		cfa = (word & CACHE_BY_FP ? f.fp : f.sp) + (word & UNWIND_CFA_WORDS) * 8;
+		saved = (word >> CACHE_FP_SHIFT & UNWIND_FP_WORDS) * 8;
+		if (saved && !view_load(&v, cfa - saved, &f.fp))
+			goto out_of_stack;
+	ra:
 		if (cfa <= f.sp || !view_load(&v, cfa - 8, &ra)) {
 		out_of_stack:
 			*end = end_of(&v, stack, f.sp, cfa);
@@ -404,7 +452,7 @@ void unwind_regs_from(struct unwind_regs *regs, const void *context)
 #  endif
 }
 
-static unsigned walk(const struct unwind_table *table, const struct unwind_regs *regs,
+static unsigned walk(struct unwind_table *table, const struct unwind_regs *regs,
 		     const struct unwind_stack *stack, uintptr_t *pcs, unsigned max,
 		     enum unwind_end *end)
 {
@@ -419,7 +467,7 @@ static unsigned walk(const struct unwind_table *table, const struct unwind_regs 
 unsigned unwind_walk(const struct unwind_regs *regs, const struct unwind_stack *stack,
 		     uintptr_t *pcs, unsigned max, enum unwind_end *end)
 {
-	const struct unwind_table *table;
+	struct unwind_table *table;
 	atomic_uint *walks;
 	unsigned n;
 

@@ -4,7 +4,7 @@
  * instruction: it takes no lock, calls nothing, allocates nothing, and loads only from inside the stack's own bounds, so
  * that neither a wrong table nor a smashed stack can make it fault or run forever (the frame address strictly grows).
  *
- * A table is never changed. The agent's thread publishes a new one and frees the old one when no walk can still hold it:
+ * A table's rules are never changed. The agent's thread publishes a new one and frees the old one when no walk can still hold it:
  *
  *	unwind_table ─► unwind_span[] by address ─► rows {pc, rule} by pc, with an index every UNWIND_PAGE bytes
  *	                                         └► wide[] for the few rules that do not fit a row
@@ -12,6 +12,7 @@
 #ifndef AGENT_SIG_UNWIND_H
 #define AGENT_SIG_UNWIND_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -98,12 +99,26 @@ struct unwind_span {
 	uint32_t n_rows, n_wide;
 };
 
+/*
+ * Rules of callers met before, by the low bits of their pc. One word each, so that any number of walks may read and write
+ * it at once: what a word says is true whoever wrote it. It belongs to one table and comes and goes with it, so that it
+ * cannot outlive the rules.
+ *
+ *	63           30   29  28      17 16           0
+ *	+--------------+-----+----------+--------------+
+ *	| pc >> 13     | SP, | fp words |  CFA words   |   as in a rule; 0: empty, for there is no code in page 0
+ *	|              | FP  |          |              |
+ *	+--------------+-----+----------+--------------+
+ */
+#define UNWIND_CACHE_BITS 13 /* 64 KiB; 47 - 13 bits of pc and 30 of rule fill a word */
+
 struct unwind_table {
 	void (*release)(
 		struct unwind_table
 			*table); /* called on the publishing thread when nobody can hold it */
 	unsigned n_spans;
-	struct unwind_span span[]; /* by address, not overlapping */
+	_Atomic uint64_t cache[1 << UNWIND_CACHE_BITS]; /* unwind_publish() clears it */
+	struct unwind_span span[];                      /* by address, not overlapping */
 };
 
 /* ---- Walking ---- */

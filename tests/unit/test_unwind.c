@@ -693,7 +693,7 @@ static void counted_release(struct unwind_table *table)
 	free(c);
 }
 
-/* Every address from 0x1000 on for a page or two: one word up. */
+/* Every address from 0x10000 on for a page or two: one word up. */
 static struct unwind_table *counted_create(atomic_int *released)
 {
 	struct counted *c = calloc(1, sizeof(*c));
@@ -702,7 +702,7 @@ static struct unwind_table *counted_create(atomic_int *released)
 	c->released = released;
 	c->table.release = counted_release;
 	c->table.n_spans = 1;
-	c->table.span[0] = (struct unwind_span){ 0x1000, 0x1200, one_row, one_page, NULL, 1, 0 };
+	c->table.span[0] = (struct unwind_span){ 0x10000, 0x10200, one_row, one_page, NULL, 1, 0 };
 	return &c->table;
 }
 
@@ -725,7 +725,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 static void a_table_lives_as_long_as_a_walk_with_it(void **state)
 {
 	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO }, old;
-	struct unwind_regs regs = { .pc = 0x1010 };
+	struct unwind_regs regs = { .pc = 0x10010 };
 	struct unwind_stack s;
 	struct walked w;
 
@@ -772,7 +772,7 @@ static void on_fault_fill(int sig, siginfo_t *info, void *context)
 static void a_stuck_walk_pins_a_bounded_number_of_tables(void **state)
 {
 	struct sigaction action = { .sa_sigaction = on_fault_fill, .sa_flags = SA_SIGINFO }, old;
-	struct unwind_regs regs = { .pc = 0x1010 };
+	struct unwind_regs regs = { .pc = 0x10010 };
 	struct unwind_stack s;
 	struct walked w;
 
@@ -799,7 +799,7 @@ static atomic_int stop;
 static void *walking_thread(void *arg)
 {
 	static uintptr_t words[64];
-	struct unwind_regs regs = { .pc = 0x1010, .sp = (uintptr_t)words };
+	struct unwind_regs regs = { .pc = 0x10010, .sp = (uintptr_t)words };
 	struct unwind_stack s = { (uintptr_t)words, (uintptr_t)(words + 64), NULL, 0, 0 };
 	atomic_uint *walks = arg;
 	struct walked w;
@@ -844,6 +844,229 @@ static void tables_change_under_walking_threads(void **state)
 	assert_true(published >= 5000 && walks[0] >= 5000 && walks[1] >= 5000);
 }
 
+/* ---- Remembered rules ---- */
+
+/*
+ * 16 KiB of code, all of it up by so many words. Two of its addresses meet in every place where a rule is remembered. The
+ * stack is full of return addresses into it: how many frames a walk finds, and which, tells whose rules it followed.
+ */
+#define STEP_LOW   ((uintptr_t)0x40000)
+#define STEP_HIGH  ((uintptr_t)0x44000)
+#define STEP_WORDS 240 /* which 1, 2, 3 divide */
+
+struct step_table {
+	struct unwind_row row[2];
+	uint32_t page[((0x4000 >> UNWIND_PAGE_SHIFT) + 2)];
+	atomic_int released;
+	struct unwind_table *
+		table; /* its span's rows are above: up by words[0] in the lower half, words[1] in the upper */
+};
+
+static uintptr_t step_stack[STEP_WORDS];
+
+static void step_release(struct unwind_table *table)
+{
+	struct step_table *s = (struct step_table *)(uintptr_t)table->span[0].wide;
+
+	s->released++;
+}
+
+static struct step_table *step_create(void)
+{
+	struct step_table *s = calloc(1, sizeof(*s));
+
+	assert_non_null(s);
+	s->table = malloc(sizeof(*s->table) + sizeof(s->table->span[0]));
+	assert_non_null(s->table);
+	/* as it may come from malloc */
+	memset((void *)s->table, 0xff, sizeof(*s->table));
+	s->table->release = step_release;
+	s->table->n_spans = 1;
+	s->table->span[0] = (struct unwind_span){
+		STEP_LOW, STEP_HIGH, s->row, s->page, (const struct unwind_wide *)(void *)s, 2, 0
+	};
+	return s;
+}
+
+static void step_free(struct step_table *s)
+{
+	free(s->table);
+	free(s);
+}
+
+static void step_set(struct step_table *s, uint32_t lower, uint32_t upper)
+{
+	s->row[0] = (struct unwind_row){ 0, UNWIND_SP | lower << UNWIND_CFA_SHIFT };
+	s->row[1] = (struct unwind_row){ 0x2000, UNWIND_SP | upper << UNWIND_CFA_SHIFT };
+	for (unsigned i = 0; i < sizeof(s->page) / sizeof(s->page[0]); i++)
+		s->page[i] = i << UNWIND_PAGE_SHIFT >= 0x2000;
+}
+
+/* The stack's words: the same address again and again, or a number of different ones, in the lower half or in both. */
+static void step_fill(unsigned different, bool both)
+{
+	for (unsigned i = 0; i < STEP_WORDS; i++)
+		step_stack[i] = STEP_LOW + 1 + i % different * 16 + (both && i % 2 ? 0x2000 : 0);
+}
+
+static unsigned step_walk(void)
+{
+	const struct unwind_regs regs = { .pc = STEP_LOW + 8, .sp = (uintptr_t)step_stack };
+	const struct unwind_stack s = { .low = (uintptr_t)step_stack,
+					.high = (uintptr_t)(step_stack + STEP_WORDS) };
+	struct walked w;
+
+	w.n = unwind_walk(&regs, &s, w.pcs, DEPTH_MAX, &w.end);
+	return w.end == UNWIND_FOREIGN_STACK ? w.n : 0; /* beyond the last word */
+}
+
+static void step_forget(void)
+{
+	assert_int_equal(unwind_publish(NULL), 0);
+	for (int i = 0; i < 4 && unwind_reclaim(); i++)
+		;
+	assert_int_equal(unwind_reclaim(), 0);
+}
+
+static unsigned words_in_use(const struct unwind_table *table)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 1u << UNWIND_CACHE_BITS; i++)
+		n += table->cache[i] != 0;
+	return n;
+}
+
+static void rules_of_callers_are_remembered(void **state)
+{
+	struct step_table *s = step_create();
+
+	(void)state;
+	step_set(s, 1, 1);
+	step_fill(10, false);
+	assert_int_equal(unwind_publish(s->table), 0);
+	assert_int_equal(words_in_use(s->table), 0);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(step_walk(), 1 + STEP_WORDS);
+		assert_int_equal(words_in_use(s->table), 10);
+	}
+	/* so that only the first frame looks at the rows now */
+	step_set(s, 2, 2);
+	assert_int_equal(step_walk(), 1 + STEP_WORDS - 1);
+	step_forget();
+	step_free(s);
+}
+
+static void a_remembered_rule_is_of_exactly_its_pc(void **state)
+{
+	struct step_table *s = step_create();
+
+	(void)state;
+	step_set(s, 1, 3);
+	for (int i = 0; i < STEP_WORDS; i++)
+		step_stack[i] = STEP_LOW + 0x2001; /* the same low bits, the other rule */
+	step_stack[0] = step_stack[1] = STEP_LOW + 1;
+	assert_int_equal(unwind_publish(s->table), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(step_walk(), 1 + 3 + (STEP_WORDS - 3) / 3);
+	/* and beyond the bits that a word keeps */
+	{
+		const struct unwind_regs regs = { .pc = STEP_LOW + 8, .sp = (uintptr_t)step_stack };
+		const struct unwind_stack stack_of = {
+			.low = (uintptr_t)step_stack, .high = (uintptr_t)(step_stack + STEP_WORDS)
+		};
+		uintptr_t pcs[8];
+		enum unwind_end end;
+
+		step_stack[2] = step_stack[1] | (uintptr_t)1 << 47;
+		assert_int_equal(unwind_walk(&regs, &stack_of, pcs, 8, &end), 4);
+		assert_int_equal(end, UNWIND_NO_RULE);
+	}
+	step_forget();
+	step_free(s);
+}
+
+/* A module goes, another comes to its place, even the table's memory is the same: nothing may be left of the old rules. */
+static void new_rules_hold_at_once(void **state)
+{
+	struct step_table *s = step_create(), *other = step_create();
+
+	(void)state;
+	step_fill(7, true);
+	for (uint32_t words = 1; words <= 3; words++) {
+		step_set(s, words, words);
+		assert_int_equal(unwind_publish(s->table), 0);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(step_walk(), 1 + STEP_WORDS / words);
+		step_set(other, 4 - words, 4 - words);
+		assert_int_equal(unwind_publish(other->table), 0);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(step_walk(), 1 + STEP_WORDS / (4 - words));
+		step_forget();
+		assert_int_equal(s->released, words);
+		assert_int_equal(other->released, words);
+	}
+	step_free(s);
+	step_free(other);
+}
+
+static atomic_uint mixed;
+
+static void *stepping_thread(void *arg)
+{
+	atomic_uint *walks = arg;
+
+	while (!stop) {
+		unsigned n = step_walk();
+
+		/* one table's rules from the first frame to the last */
+		mixed += n != 1 + STEP_WORDS && n != 1 + STEP_WORDS / 2 && n != 1 + STEP_WORDS / 3;
+		++*walks;
+	}
+	return NULL;
+}
+
+static void no_walk_mixes_the_rules_of_two_tables(void **state)
+{
+	struct step_table *s[3];
+	atomic_uint walks[2] = { 0, 0 };
+	time_t until = time(NULL) + 30;
+	unsigned published = 0;
+	pthread_t thread[2];
+
+	(void)state;
+	for (uint32_t i = 0; i < 3; i++) {
+		s[i] = step_create();
+		step_set(s[i], i + 1, i + 1);
+	}
+	step_fill(60, true);
+	assert_int_equal(unwind_publish(s[0]->table), 0);
+	stop = 0;
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, stepping_thread, &walks[i]), 0);
+	while ((published < 2000 || walks[0] < 2000 || walks[1] < 2000) && time(NULL) < until) {
+		/* published again in the same memory, as soon as nobody holds it */
+		struct step_table *next = s[(published + 1) % 3];
+
+		unwind_reclaim();
+		if (next->released != (int)(published + 1) / 3) {
+			sched_yield();
+			continue;
+		}
+		assert_int_equal(unwind_publish(next->table), 0);
+		published++;
+		assert_int_equal(step_walk(), 1 + STEP_WORDS / (published % 3 + 1));
+	}
+	stop = 1;
+	for (int i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	step_forget();
+	assert_int_equal(mixed, 0);
+	assert_true(published >= 2000 && walks[0] >= 2000 && walks[1] >= 2000);
+	for (int i = 0; i < 3; i++)
+		step_free(s[i]);
+}
+
 static int open_modules(void **state)
 {
 	(void)state;
@@ -883,6 +1106,10 @@ int main(void)
 		cmocka_unit_test(a_table_lives_as_long_as_a_walk_with_it),
 		cmocka_unit_test(a_stuck_walk_pins_a_bounded_number_of_tables),
 		cmocka_unit_test(tables_change_under_walking_threads),
+		cmocka_unit_test(rules_of_callers_are_remembered),
+		cmocka_unit_test(a_remembered_rule_is_of_exactly_its_pc),
+		cmocka_unit_test(new_rules_hold_at_once),
+		cmocka_unit_test(no_walk_mixes_the_rules_of_two_tables),
 	};
 
 	return cmocka_run_group_tests_name(__FILE__, tests, open_modules, close_modules);
