@@ -13,6 +13,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 
 CC         = cc
+CXX        = c++
 PKG_CONFIG ?= pkg-config
 PREFIX     ?= /usr/local
 CFLAGS     ?= -g
@@ -60,13 +61,15 @@ BENCH  := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 HOSTS  := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/hosts/*.c))
 FUZZ   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 SUBJECTS := $(patsubst %.c,$(B)/%,$(wildcard tests/subjects/*.c))
+STORMS := $(patsubst %,$(B)/%,$(basename $(wildcard tests/storms/*.c tests/storms/*.cc)))
 EMBED  := $(patsubst %.c,$(B)/%,$(wildcard examples/embed/*.c))
-OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(HOSTS:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(EMBED:=.o)
+OBJS_CC := $(patsubst %.cc,$(B)/%.o,$(wildcard tests/storms/*.cc))
+OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(HOSTS:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(filter-out $(OBJS_CC),$(STORMS:=.o)) $(EMBED:=.o)
 
 all: $(B)/libsonde.so $(B)/sonde $(B)/sonde-demo ## Build the agent, the collector and the demo server
 
 $(AGENT): CFLAGS_MORE = $(AGENT_CFLAGS)
-$(SUBJECTS:=.o) $(HOSTS:=.o) $(DEMO): CFLAGS_MORE = -fomit-frame-pointer
+$(SUBJECTS:=.o) $(STORMS:=.o) $(HOSTS:=.o) $(DEMO): CFLAGS_MORE = -fomit-frame-pointer
 
 $(B)/libsonde.so: $(AGENT) $(PROTO) agent/versions.map
 	$(call say,LD)$(CC) -shared $(AGENT_LDFLAGS) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(AGENT_LIBS)
@@ -93,6 +96,13 @@ $(OBJS): $(B)/%.o: %.c Makefile | build/gen/sonde.pb-c.h
 	@mkdir -p $(@D)
 	$(call say,CC)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -c -o $@ $<
 
+$(STORMS): %: %.o
+	$(call say,LD)$(if $(filter $<,$(OBJS_CC)),$(CXX),$(CC)) $(LDFLAGS_ALL) -o $@ $< -ldl
+
+$(OBJS_CC): $(B)/%.o: %.cc Makefile
+	@mkdir -p $(@D)
+	$(call say,CXX)$(CXX) $(CPPFLAGS_ALL) -std=gnu++17 -pthread $(MODE) -Wall -Wextra $(CFLAGS_MORE) $(CXXFLAGS) -c -o $@ $<
+
 # The generated code is not held to our warnings.
 build/gen/sonde.pb-c.h build/gen/sonde.pb-c.c &: include/sonde.proto
 	@mkdir -p $(@D)
@@ -112,7 +122,7 @@ viewer/node_modules/.installed: viewer/package.json viewer/package-lock.json
 	@cd viewer && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.installed
 $(B)/server/assets.o: build/viewer/dashboard.html build/viewer/report.html
 
--include $(OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(OBJS_CC:.o=.d)
 
 # ---- What a newcomer runs ----
 
@@ -128,7 +138,7 @@ test: ## Install, build and run every test; the last line counts them
 	@.ci/deps test
 	@$(MAKE) --no-print-directory check
 
-check: all lint $(UNIT) $(SUBJECTS) $(EMBED) $(FUZZ)
+check: all lint $(UNIT) $(SUBJECTS) $(STORMS) $(EMBED) $(FUZZ)
 	@B=$(B) tests/run unit asan tsan embed fuzz page e2e
 
 unit: build-unit ## Only the unit tests
@@ -136,8 +146,10 @@ unit: build-unit ## Only the unit tests
 build-unit: $(UNIT) $(SUBJECTS)
 sanitize: ## The unit tests under ASan and UBSan, then under TSan
 	@tests/run asan tsan
-e2e: all $(SUBJECTS) ## Only the end-to-end tests
+e2e: all $(SUBJECTS) $(STORMS) ## Only the end-to-end tests
 	@B=$(B) tests/run e2e
+soak: all $(STORMS) ## Storms against the agent, SECONDS=120 each; STORM=fork only those whose names have that
+	@B=$(B) STORM_SECONDS=$(or $(SECONDS),120) nice -n 5 /usr/bin/python3 -u tests/e2e/test_storms.py $(STORM)
 page: all ## Only the tests of the page
 	@B=$(B) tests/run page
 fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address it searches
@@ -194,6 +206,6 @@ clean: ## Remove every build product
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all demo test check unit build-unit sanitize e2e page fuzz bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
+.PHONY: all demo test check unit build-unit sanitize e2e page fuzz soak bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
 
 say = $(if $(V),,@printf '  %-4s  %s\n' $(1) $(@:$(B)/%=%);)
