@@ -43,12 +43,11 @@ typedef uint64_t request_id;
  */
 struct wait_slot {
 	_Atomic uint32_t seq;
-	uint8_t state;
 	int fd;           /* -1: none */
 	uintptr_t object; /* lock address, 0: none */
-	uint64_t start_ns;
 	request_id request;
 	uintptr_t pc, sp, fp; /* where the wrapper stands */
+	uint8_t state;
 };
 
 /*
@@ -80,8 +79,6 @@ struct thread {
 	int timer; /* kernel timer id, -1: none */
 	uint32_t timer_period_ns;
 
-	/* owner stores (release), agent thread loads (acquire); the agent alone goes from ENDED to FREE */
-	_Atomic uint32_t life;
 	/* bounds of the stack, [low, high), 0: not known yet, the agent fills them in */
 	_Atomic uintptr_t stack_low, stack_high;
 
@@ -101,14 +98,25 @@ struct thread {
 
 	/* owner thread stores, its own signal handler and the agent thread load */
 	_Atomic uint64_t current; /* request_id */
+
+	/*
+	 * What the agent's thread reads at every look, for every thread: one cache line that tells whether anything is new.
+	 * life: owner stores (release), agent thread loads (acquire); the agent alone goes from ENDED to FREE.
+	 * samples: the signal handler stores (release) after it has filled the ring.
+	 */
+	_Alignas(64) _Atomic uint32_t life;
+	_Atomic uint32_t samples;
 	struct wait_slot wait;
 
 	/* signal handler stores, agent thread loads */
-	_Atomic uint64_t samples;
 	_Atomic uint64_t handler_ns;
 
 	struct ring ring; /* CPU samples, from the signal handler */
 };
+
+_Static_assert(offsetof(struct thread, life) / 64 ==
+		       (offsetof(struct thread, wait) + sizeof(struct wait_slot) - 1) / 64,
+	       "a look reads one cache line");
 
 /* What the handler writes into the ring. */
 enum {

@@ -30,6 +30,9 @@ enum {
 	FLUSH_MS = 200, /* what an exiting process waits at most */
 	SCAN_NS = 1000000000,
 	MODULES_NS = 2000000000,
+	MODULES_SHARE = 5000, /* part of its time that reading the map may take */
+	CPU_READ_THREADS =
+		256, /* the CPU clock of the process adds up all threads: every so many, a window less often */
 	BEGIN_NS = 100000000,
 	DRAIN_BUSY = 256,     /* requests per drain that call for the next one soon */
 	BUSY_NS = 1000000000, /* so long after a request it looks on as if there were one */
@@ -37,6 +40,8 @@ enum {
 	DRAIN_BUSY_NS = 2000000,
 	PERIODS_MAX = 16, /* the sampling period grows by at most this factor to keep the budget */
 };
+
+#define MODULES_NS_MAX 30000000000u
 
 static struct config config; /* constant after boot, but for a fork's child */
 static char config_error[512];
@@ -157,6 +162,14 @@ static uint64_t delta(uint64_t now, uint64_t *told)
 	return d;
 }
 
+/* Since it was last told; 0 in windows in between, when the process has very many threads. */
+static uint64_t process_cpu(struct life *l, uint32_t threads, bool last)
+{
+	if (l->seq % (1 + threads / CPU_READ_THREADS) && !last)
+		return 0;
+	return delta(cpu_clock(CLOCK_PROCESS_CPUTIME_ID), &l->process_cpu_told);
+}
+
 struct thread_totals {
 	uint64_t handler_ns, ring_lost;
 	uint32_t live;
@@ -250,7 +263,7 @@ static void close_window(struct life *l, bool last)
 					   .last = last };
 	struct thread_totals threads = total_threads(l);
 	struct self_report self = {
-		.process_cpu_ns = delta(cpu_clock(CLOCK_PROCESS_CPUTIME_ID), &l->process_cpu_told),
+		.process_cpu_ns = process_cpu(l, threads.live, last),
 		.agent_cpu_ns = delta(cpu_clock(CLOCK_THREAD_CPUTIME_ID), &l->agent_cpu_told),
 		.handler_ns = delta(threads.handler_ns, &l->handler_ns_told),
 		.samples = delta(l->samples, &l->samples_told),
@@ -267,6 +280,7 @@ static void close_window(struct life *l, bool last)
 
 	for (unsigned i = 0; i < UNWIND_END_COUNT; i++)
 		ends[i] = (struct self_end){ unwind_end_names[i], l->ends[i] };
+	peek_settle(l);
 	count_in_flight(l);
 	window.start_unix_ns = l->window_unix_ns;
 	identity_clocks(&window.end_ns, &window.end_unix_ns);
@@ -303,11 +317,27 @@ static void ring_bell(_Atomic uint32_t *bell)
 
 static void answer_flush(struct life *l, uint32_t asked)
 {
-	drain(l);
+	drain(l, 0);
 	close_window(l, true);
 	transport_flush(l->transport, l->dict, clock_ns() + FLUSH_MS * 1000000ull);
 	atomic_store_explicit(&shared->flush_done, asked, memory_order_release);
 	syscall(SYS_futex, &shared->flush_done, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* A map of thousands of lines takes a millisecond to read: such a one is read the less often, unless code is missing in it. */
+static void refresh_modules(struct life *l, uint64_t now)
+{
+	uint64_t before = clock_cpu_ns();
+
+	modules_refresh(l->modules);
+	unwind_reclaim();
+	l->unknown_code = false;
+	l->refreshed_ns = now;
+	l->refresh_ns = (clock_cpu_ns() - before) * MODULES_SHARE;
+	if (l->refresh_ns < MODULES_NS)
+		l->refresh_ns = MODULES_NS;
+	if (l->refresh_ns > MODULES_NS_MAX)
+		l->refresh_ns = MODULES_NS_MAX;
 }
 
 /* Between three and five quarters of the period: waits that beat in time with us must not hide. */
@@ -329,21 +359,15 @@ static void run(struct life *l)
 		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
 
-		if (now >= next_look) {
-			peek(l, now);
+		drain(l, now >= next_look ? now : 0);
+		if (now >= next_look)
 			next_look = now + jittered(look_ns, &random);
-		}
-		drain(l);
 		if (now >= next_scan) {
 			scan(l);
 			next_scan = now + SCAN_NS;
 		}
-		if (now - l->refreshed_ns > (l->unknown_code ? MODULES_NS / 10 : MODULES_NS)) {
-			modules_refresh(l->modules);
-			unwind_reclaim();
-			l->unknown_code = false;
-			l->refreshed_ns = now;
-		}
+		if (now - l->refreshed_ns > l->refresh_ns / (l->unknown_code ? 10 : 1))
+			refresh_modules(l, now);
 		if (now >= next_window) {
 			close_window(l, false);
 			next_window += config.window_ms * 1000000ull;
@@ -443,8 +467,8 @@ static void *agent_main(void *argument)
 	identity_clocks(&l->window_ns, &l->window_unix_ns);
 	if (!config.output[0]) /* a file is for this program's own sake */
 		wait_for_something();
-	modules_refresh(l->modules);
-	l->looked_ns = l->refreshed_ns = l->window_ns;
+	refresh_modules(l, l->window_ns);
+	l->looked_ns = l->window_ns;
 	if (config_error[0] && encode_event(&buffer, config_error, l->window_unix_ns) == 0)
 		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
 	run(l);

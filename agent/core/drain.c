@@ -77,7 +77,7 @@ uint32_t life_thread(struct life *l, const struct thread *t)
 	return k->dict;
 }
 
-static void drain_ring(struct life *l, struct thread *t)
+void drain_ring(struct life *l, struct thread *t)
 {
 	const struct sample_record *s;
 	uint32_t len;
@@ -97,7 +97,7 @@ static void drain_ring(struct life *l, struct thread *t)
 	}
 }
 
-static void free_thread(struct life *l, struct thread *t)
+void drain_free(struct life *l, struct thread *t)
 {
 	l->handler_ns_gone += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
 	l->ring_lost_gone += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
@@ -208,22 +208,12 @@ static void drain_marks(struct life *l)
 	}
 }
 
-void drain(struct life *l)
+void drain(struct life *l, uint64_t look_ns)
 {
 	uint32_t index = pool_take_all(&shared->done);
-	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
 
 	atomic_store_explicit(&shared->done_count, 0, memory_order_relaxed);
-	for (uint32_t i = 1; i <= threads; i++) {
-		struct thread *t = pool_at(&shared->threads, i);
-		uint32_t life = atomic_load_explicit(&t->life, memory_order_acquire);
-
-		if (life == THREAD_FREE)
-			continue;
-		drain_ring(l, t);
-		if (life == THREAD_ENDED)
-			free_thread(l, t);
-	}
+	peek(l, look_ns);
 	l->drained = 0;
 	while (index != POOL_NONE) {
 		struct request *r = pool_at(&shared->requests, index);

@@ -23,14 +23,24 @@ enum {
 	LIFE_LABELLED = 4 /* labelled requests told per window */
 };
 
+/* What was last seen of a host thread's record, small and apart: at most looks nothing else is touched. */
+struct seen {
+	uint32_t life, samples, seq;
+};
+
 /* What the agent knows of a host thread, by the index of its record. */
 struct known {
 	pid_t tid;     /* whose this is, to notice that the record has a new user */
 	uint32_t dict; /* id in the dictionary, 0: not told yet */
-	uint32_t seq;  /* the wait that stack and object belong to */
-	uint32_t stack;
-	uint32_t object;
-	bool missed; /* a scan did not find the thread */
+	bool missed;   /* a scan did not find the thread */
+
+	/* the wait seen at the last look: counted from here to there when it is over, and when a window closes */
+	bool waits;
+	uint8_t state;
+	uint32_t stack, object;
+	request_id request;
+	uint64_t counted_ns; /* a look's time: up to here it has been counted */
+	uint64_t counted_looks;
 };
 
 struct life {
@@ -46,10 +56,11 @@ struct life {
 	int pidfd;      /* of this process, to borrow the host's descriptors; -1: cannot */
 
 	struct known known[LIFE_THREADS + 1];
+	struct seen seen[LIFE_THREADS + 1];
 	uint64_t seq;
 	uint64_t window_ns, window_unix_ns; /* start of the one in the making */
-	uint64_t looked_ns;                 /* last look at the waits */
-	uint64_t refreshed_ns;              /* last look at the modules */
+	uint64_t looked_ns, looks;          /* last look at the waits; looks so far */
+	uint64_t refreshed_ns, refresh_ns;  /* last look at the modules; time to the next one */
 	bool unknown_code;                  /* an address without a module was seen: look again */
 	unsigned drained;                   /* requests that the last drain found */
 
@@ -65,11 +76,23 @@ struct life {
 	uint32_t period_ns; /* sampling period in force */
 };
 
-/** Take what host threads have left: ended requests, CPU samples, marks. Frees the records of ended threads. */
-void drain(struct life *l);
+/** Take what host threads have left: ended requests, CPU samples, marks. With @look_ns, now, also look at their waits. */
+void drain(struct life *l, uint64_t look_ns);
 
-/** Look at the waits in progress; each stands for the time since the last look. */
-void peek(struct life *l, uint64_t now_ns);
+/**
+ * Go once over all threads: take new CPU samples, close waits that are over, free records of ended threads. @look_ns not
+ * 0: also look at the waits in progress; each stands for the time since the last look.
+ */
+void peek(struct life *l, uint64_t look_ns);
+
+/** Count the waits in progress up to the last look, into the window that is about to close. */
+void peek_settle(struct life *l);
+
+/** Take @t's CPU samples. */
+void drain_ring(struct life *l, struct thread *t);
+
+/** @t has ended and nothing of it is left: its record is free. */
+void drain_free(struct life *l, struct thread *t);
 
 /** Find threads that never called us and those that are gone; fill in stack bounds. */
 void scan(struct life *l);

@@ -3,7 +3,7 @@
  * Looks at waits in progress without touching the threads that wait: their published slots, and their stacks through
  * process_vm_readv on ourselves, which cannot fault. A wait is seen with a chance proportional to its length, and every
  * look stands for the time since the one before: so the sums are right whatever the length. The same wait seen again
- * costs no second walk.
+ * costs the read of its number: it is counted in one go when it is over, or when the window closes.
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -19,7 +19,8 @@
 #include "agent/hook/real.h"
 
 enum {
-	STACK_COPY_BYTES = 32 << 10
+	STACK_COPY_BYTES = 32 << 10,
+	PREFETCH_THREADS = 8
 };
 
 /* A consistent copy of @t's slot and, when @stack, of its stack. False when the wait is over, or changed meanwhile. */
@@ -136,43 +137,105 @@ static uint32_t stack_of(struct life *l, struct thread *t, const struct wait_slo
 	return life_stack(l, pcs, depth);
 }
 
-static void look_at(struct life *l, struct thread *t, uint64_t ns)
+/* The wait seen so far is counted up to the last look. */
+static void settle(struct life *l, struct known *k)
+{
+	uint64_t looks = l->looks - k->counted_looks;
+
+	if (looks)
+		aggregate_sample(l->aggregate, &(struct sample){ .request = k->request,
+								 .stack = k->stack,
+								 .thread = k->dict,
+								 .object = k->object,
+								 .state = k->state,
+								 .ns = l->looked_ns - k->counted_ns,
+								 .count = looks });
+	k->counted_ns = l->looked_ns;
+	k->counted_looks = l->looks;
+}
+
+/* A wait that is new at this look, which l->looked_ns does not know yet. */
+static void open_wait(struct life *l, struct thread *t)
 {
 	struct known *k = &l->known[t->index];
 	struct wait_slot slot;
-	uint32_t thread;
 
 	if (!read_slot(t, &slot))
 		return;
-	if (!slot.request && slot.state != LOCK) /* an idle thread */
-		return;
-	thread = life_thread(l, t);
-	if (k->seq != slot.seq || !k->stack) {
+	if (slot.request || slot.state == LOCK) { /* else an idle thread */
+		life_thread(l, t);
 		k->stack = stack_of(l, t, &slot);
+		if (!k->stack)
+			return;
 		k->object = object_of(l, &slot);
-		k->seq = slot.seq;
+		k->request = slot.request;
+		k->state = slot.state;
+		k->counted_ns = l->looked_ns;
+		k->counted_looks = l->looks;
+		k->waits = true;
 	}
-	if (!k->stack)
-		return;
-	aggregate_sample(l->aggregate, &(struct sample){ .request = slot.request,
-							 .stack = k->stack,
-							 .thread = thread,
-							 .object = k->object,
-							 .state = slot.state,
-							 .ns = ns,
-							 .count = 1 });
+	l->seen[t->index].seq = atomic_load_explicit(&slot.seq, memory_order_relaxed);
 }
 
-void peek(struct life *l, uint64_t now_ns)
+/* Something is new with @t. The order matters: samples are taken after the number that tells of them is read. */
+static void look_at(struct life *l, struct thread *t, bool look)
+{
+	struct known *k = &l->known[t->index];
+	struct seen *seen = &l->seen[t->index];
+	uint32_t life = atomic_load_explicit(&t->life, memory_order_acquire);
+	uint32_t samples = atomic_load_explicit(&t->samples, memory_order_acquire);
+	uint32_t seq = atomic_load_explicit(&t->wait.seq, memory_order_acquire);
+
+	if (seq != seen->seq || life != THREAD_LIVE) {
+		if (k->waits)
+			settle(l, k);
+		k->waits = false;
+		/* A wait is opened at a look only, for a look comes at a random moment; until then it stays news. */
+		seen->seq = seq & 1 ? 0 : seq;
+		if (look && life == THREAD_LIVE)
+			open_wait(l, t);
+	}
+	if (samples != seen->samples || life == THREAD_ENDED) {
+		seen->samples = samples;
+		drain_ring(l, t);
+	}
+	seen->life = life;
+	if (life == THREAD_ENDED) {
+		drain_free(l, t);
+		*seen = (struct seen){ .life = THREAD_FREE };
+	}
+}
+
+/*
+ * Most threads of most programs wait, and at most looks the same wait as before: then one line of the thread's record is
+ * read, and nothing else. Tens of thousands of those have left the caches since the last look: the next ones are asked
+ * for ahead.
+ */
+void peek(struct life *l, uint64_t look_ns)
 {
 	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
-	uint64_t since = now_ns - l->looked_ns;
 
-	l->looked_ns = now_ns;
 	for (uint32_t i = 1; i <= threads; i++) {
 		struct thread *t = pool_at(&shared->threads, i);
+		const struct seen *seen = &l->seen[i];
 
-		if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE)
-			look_at(l, t, since);
+		__builtin_prefetch(&(t + PREFETCH_THREADS)->wait);
+		if (atomic_load_explicit(&t->life, memory_order_relaxed) != seen->life ||
+		    atomic_load_explicit(&t->samples, memory_order_relaxed) != seen->samples ||
+		    atomic_load_explicit(&t->wait.seq, memory_order_relaxed) != seen->seq)
+			look_at(l, t, look_ns != 0);
 	}
+	if (look_ns) {
+		l->looked_ns = look_ns;
+		l->looks++;
+	}
+}
+
+void peek_settle(struct life *l)
+{
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	for (uint32_t i = 1; i <= threads; i++)
+		if (l->known[i].waits)
+			settle(l, &l->known[i]);
 }

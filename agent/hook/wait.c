@@ -58,7 +58,6 @@ bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_ki
 	t->wait.state = (uint8_t)state;
 	t->wait.fd = fd;
 	t->wait.object = object;
-	t->wait.start_ns = w->start_ns;
 	t->wait.request = atomic_load_explicit(&t->current, memory_order_relaxed);
 	return true;
 }
