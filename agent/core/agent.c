@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "agent/core/life.h"
+#include "agent/hook/children.h"
 #include "agent/hook/conn.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/request.h"
@@ -578,6 +579,7 @@ void agent_boot(char *const *envp)
 		config_print(STDERR_FILENO);
 	if (wrong)
 		say(config_error);
+	children_start(envp, config.children);
 	if (config.disable || config.help)
 		return;
 	missing = real_start();

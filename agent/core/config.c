@@ -32,9 +32,10 @@ struct row {
 		NUMBER,
 		FLAG,
 		TEXT,
-		ADDRESS
+		ADDRESS,
+		CHOICE
 	} kind;
-	const char *unit; /* for texts: what to write */
+	const char *unit; /* for texts: what to write; for choices: the words, default first */
 	const char *text;
 	unsigned value, low, high;
 	size_t offset, bytes;
@@ -77,6 +78,8 @@ static const struct row table[] = {
 	{ "LOCKS",       FLAG, "", .value = 1, AT(locks), .help = "time waits for locks" },
 	{ "TIMESTAMPS",  FLAG, "", .value = 1, AT(timestamps),
 	  .help = "take arrival times from the kernel" },
+	{ "CHILDREN",    CHOICE, "same, all, none", .text = "same", AT(children),
+	  .help = "programs it starts that get the agent; same: itself anew, and all while it serves nobody" },
 	{ "DISABLE",     FLAG, "", .value = 0, AT(disable), .help = "do nothing at all" },
 	{ "LOG",         FLAG, "", .value = 0, AT(log),
 	  .help = "say on stderr when the agent cannot work" },
@@ -225,6 +228,23 @@ static void service_default(struct config *c)
 		memcpy(c->service, "unknown", 8);
 }
 
+/* Which of the words in @words, separated by ", ". */
+static bool parse_choice(const char *text, const char *words, unsigned *out)
+{
+	size_t length = strlen(text);
+
+	for (unsigned i = 0; *words; i++) {
+		size_t word = strcspn(words, ",");
+
+		if (word == length && memcmp(words, text, word) == 0) {
+			*out = i;
+			return true;
+		}
+		words += word + strspn(words + word, ", ");
+	}
+	return false;
+}
+
 /* Give @row its value from @text, or say why not. */
 static bool set(struct config *c, const struct row *row, const char *text, struct message *errors)
 {
@@ -252,6 +272,14 @@ static bool set(struct config *c, const struct row *row, const char *text, struc
 		}
 		complain(errors, "SONDE_%s=%.40s is not 0 or 1: using %u", row->name, text,
 			 row->value);
+		return false;
+	case CHOICE:
+		if (parse_choice(text, row->unit, &number)) {
+			memcpy(field, &number, sizeof(number));
+			return true;
+		}
+		complain(errors, "SONDE_%s=%.40s is not one of %s: using %s", row->name, text,
+			 row->unit, row->text);
 		return false;
 	case ADDRESS:
 		if (length < row->bytes && config_address(text, &address, &address_bytes) == 0) {
@@ -426,8 +454,7 @@ void config_print(int fd)
 			snprintf(range, sizeof(range), "%s",
 				 row->kind == FLAG ? "0, 1" : row->unit);
 		snprintf(line, sizeof(line), "  SONDE_%-12s %-20s %s\n%21s%s\n", row->name,
-			 row->kind == TEXT || row->kind == ADDRESS ? row->text : value, range, "",
-			 row->help);
+			 row->text ? row->text : value, range, "", row->help);
 		config_write(fd, line);
 	}
 }

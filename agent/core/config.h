@@ -26,6 +26,7 @@ struct config {
 	unsigned connections;
 	unsigned routes;
 	unsigned budget_permille;
+	unsigned children; /* enum children */
 	bool http;
 	bool locks;
 	bool timestamps;

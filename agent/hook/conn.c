@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/hook/children.h"
 #include "agent/hook/real.h"
 #include "agent/hook/thread.h"
 
@@ -257,6 +258,7 @@ void conn_accepted(int fd, bool stamped)
 {
 	struct conn *c = conn_new(fd, CONN_UNKNOWN);
 
+	children_serve();
 	if (c)
 		c->stamps = stamped || conn_stamp(fd);
 	else if (stamped || stamp_flags(fd) == STAMP_FLAGS)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 
+#include "agent/hook/children.h"
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/request.h"
@@ -252,6 +253,7 @@ EXPORT int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 /* These wait inside libc, out of sight. */
 EXPORT int system(const char *command)
 {
+	children_before_shell();
 	CHILD(int, 0, REAL(system)(command));
 }
 

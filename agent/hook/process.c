@@ -3,17 +3,21 @@
  * The process: start, fork, exec, exit.
  *
  * Our sampling signal must not be pending across an exec, where its default action would kill the new program: hence timers
- * are stopped first, and what is pending is delivered on the way back from that call.
+ * are stopped first; what is pending is delivered on the way back from that call, or taken when it is blocked after all (by a
+ * system call we do not see). tests/storms/exec.c
  */
 #include <alloca.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent/core/agent.h"
+#include "agent/hook/children.h"
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/thread.h"
@@ -55,7 +59,10 @@ struct thread *hook_enter_slow(void)
 
 EXPORT pid_t fork(void)
 {
-	pid_t pid = REAL(fork)();
+	pid_t pid;
+
+	children_before_fork();
+	pid = REAL(fork)();
 
 	if (pid == 0 && shared && !tls.outside) {
 		int saved = errno;
@@ -121,62 +128,138 @@ EXPORT pid_t vfork(void)
 
 /* ---- exec ---- */
 
-/* Everything this process has measured goes out, and no signal of ours outlives it. Undone when the exec fails. */
-static struct thread *exec_begin(void)
+/* Our signal in the calling thread's mask, by the kernel's own call: ours hides it. */
+static void mask_own(int how)
 {
-	struct thread *t = hook_entered();
+	sigset_t set;
 
-	if (t) {
-		agent_flush();
-		thread_timer_stop(t);
-	}
-	return t;
+	sigemptyset(&set);
+	sigaddset(&set, thread_setup.signal);
+	syscall(SYS_rt_sigprocmask, how, &set, NULL, NSIG / 8);
 }
 
-static int exec_failed(struct thread *t)
+/*
+ * What a child inherits is what the host believes: our signal blocked, if it has blocked it. Returns whether anything was
+ * done, to be undone by mask_seen().
+ */
+static bool mask_believed(void)
+{
+	if (!tls.blocks || tls.outside || !thread_setup.signal)
+		return false;
+	mask_own(SIG_BLOCK);
+	return true;
+}
+
+static void mask_seen(bool believed)
 {
 	int saved = errno;
 
-	if (t)
-		thread_timer_start(t);
+	if (believed)
+		mask_own(SIG_UNBLOCK);
+	errno = saved;
+}
+
+/* What is pending and blocked would outlive the exec: take it, but not what somebody else has sent. */
+static void take_pending(void)
+{
+	static const struct timespec at_once;
+	siginfo_t info;
+	sigset_t set;
+
+	if (!thread_setup.signal)
+		return;
+	sigemptyset(&set);
+	sigaddset(&set, thread_setup.signal);
+	while (syscall(SYS_rt_sigtimedwait, &set, &info, &at_once, NSIG / 8) > 0)
+		if (info.si_code != SI_TIMER) {
+			syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid),
+				thread_setup.signal, &info);
+			break;
+		}
+}
+
+struct exec {
+	struct thread *thread;
+	bool believed;
+};
+
+/* Everything this process has measured goes out, and no signal of ours outlives it. Undone when the exec fails. */
+static struct exec exec_begin(void)
+{
+	struct exec e = { .thread = hook_entered() };
+	int saved = errno;
+
+	/* A thread that has never called us may have a timer all the same: the agent's scan made it. */
+	if (!e.thread && shared && !tls.in_vfork && !tls.outside &&
+	    atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_ON)
+		e.thread = thread_find((pid_t)syscall(SYS_gettid));
+	if (e.thread) {
+		agent_flush();
+		thread_timer_stop(e.thread);
+		take_pending();
+	}
+	e.believed = mask_believed();
+	errno = saved;
+	return e;
+}
+
+static int exec_failed(struct exec e)
+{
+	int saved = errno;
+
+	mask_seen(e.believed);
+	if (e.thread)
+		thread_timer_start(e.thread);
 	errno = saved;
 	return -1;
 }
 
+/* @environment names what is run, and the variable that holds its environment, which it replaces by what goes along. */
+#define EDITED(envp, ...)                                                                          \
+  const struct children_program program_ = { __VA_ARGS__ };                                        \
+  enum children_verdict verdict_ = children_judge(&program_, envp);                                \
+  size_t room_ = children_room(verdict_, envp);                                                    \
+  char *const *edited = room_ ? children_edit(verdict_, envp, alloca(room_)) : (envp)
+
 #define EXEC(call)                                                                                 \
-  struct thread *t = exec_begin();                                                                 \
+  struct exec exec_ = exec_begin();                                                                \
                                                                                                    \
   call;                                                                                            \
-  return exec_failed(t)
+  return exec_failed(exec_)
 
 EXPORT int execve(const char *path, char *const *argv, char *const *envp)
 {
-	EXEC(REAL(execve)(path, argv, envp));
+	EDITED(envp, AT_FDCWD, path, false);
+	EXEC(REAL(execve)(path, argv, edited));
 }
 
 EXPORT int execv(const char *path, char *const *argv)
 {
-	EXEC(REAL(execve)(path, argv, environ));
-}
-
-EXPORT int execvp(const char *file, char *const *argv)
-{
-	EXEC(REAL(execvpe)(file, argv, environ));
+	return execve(path, argv, environ);
 }
 
 EXPORT int execvpe(const char *file, char *const *argv, char *const *envp)
 {
-	EXEC(REAL(execvpe)(file, argv, envp));
+	EDITED(envp, AT_FDCWD, file, true);
+	EXEC(REAL(execvpe)(file, argv, edited));
+}
+
+EXPORT int execvp(const char *file, char *const *argv)
+{
+	return execvpe(file, argv, environ);
 }
 
 EXPORT int execveat(int dir, const char *path, char *const *argv, char *const *envp, int flags)
 {
-	EXEC(REAL(execveat)(dir, path, argv, envp, flags));
+	bool itself = (flags & AT_EMPTY_PATH) && (uintptr_t)path >= 4096 && !*path;
+	EDITED(envp, dir, itself ? NULL : path, false);
+	EXEC(REAL(execveat)(dir, path, argv, edited, flags));
 }
 
 EXPORT int fexecve(int fd, char *const *argv, char *const *envp)
 {
-	EXEC(REAL(fexecve)(fd, argv, envp));
+	EDITED(envp, fd, NULL, false);
+	EXEC(REAL(fexecve)(fd, argv, edited));
 }
 
 /* The arguments of execl and its kin as an array on the stack; @envp gets what follows them, when asked for. */
@@ -222,6 +305,40 @@ EXPORT int execle(const char *path, const char *arg, ...)
 	envp = va_arg(list, char *const *);
 	va_end(list);
 	return execve(path, argv, envp);
+}
+
+/* ---- Children that libc itself starts ---- */
+
+#define SPAWN(function, search)                                                                    \
+  EDITED(envp, AT_FDCWD, path, search);                                                            \
+  bool believed = mask_believed();                                                                 \
+  int r = REAL(function)(pid, path, actions, attributes, argv, edited);                            \
+                                                                                                   \
+  mask_seen(believed);                                                                             \
+  return r
+
+EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+		       const posix_spawnattr_t *attributes, char *const *argv, char *const *envp)
+{
+	SPAWN(posix_spawn, false);
+}
+
+EXPORT int posix_spawnp(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+			const posix_spawnattr_t *attributes, char *const *argv, char *const *envp)
+{
+	SPAWN(posix_spawnp, true);
+}
+
+EXPORT FILE *popen(const char *command, const char *type)
+{
+	bool believed;
+	FILE *r;
+
+	children_before_shell();
+	believed = mask_believed();
+	r = REAL(popen)(command, type);
+	mask_seen(believed);
+	return r;
 }
 
 /* ---- exit: exit() runs our destructor, these do not ---- */

@@ -13,6 +13,7 @@
 #include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -102,6 +103,13 @@
   X(pid_t, waitpid, (pid_t, int *, int))                                                           \
   X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                                               \
   X(int, system, (const char *))                                                                   \
+  X(FILE *, popen, (const char *, const char *))                                                   \
+  X(int, posix_spawn,                                                                              \
+    (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,         \
+     char *const *, char *const *))                                                                \
+  X(int, posix_spawnp,                                                                             \
+    (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,         \
+     char *const *, char *const *))                                                                \
   X(int, pclose, (FILE *))                                                                         \
   X(int, getaddrinfo, (const char *, const char *, const struct addrinfo *, struct addrinfo **))   \
   X(int, getnameinfo,                                                                              \

@@ -155,8 +155,7 @@ static void pthread_stack(struct thread *t, size_t bytes)
 	atomic_store_explicit(&t->stack_high, top, memory_order_relaxed);
 }
 
-/* The record that the agent's scan made for this thread before it called us for the first time. */
-static struct thread *find_record(pid_t tid)
+struct thread *thread_find(pid_t tid)
 {
 	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
 
@@ -173,7 +172,7 @@ static struct thread *find_record(pid_t tid)
 static struct thread *register_with_stack(size_t stack_bytes)
 {
 	pid_t tid = (pid_t)syscall(SYS_gettid);
-	struct thread *t = find_record(tid);
+	struct thread *t = thread_find(tid); /* made by the agent's scan before this first call */
 	bool scanned = t != NULL;
 
 	if (!t)

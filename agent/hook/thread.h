@@ -32,6 +32,9 @@ struct thread *thread_register(void);
 /** A record for thread @tid, which has not called us; its stack bounds are found later. Context: agent. */
 struct thread *thread_register_other(pid_t tid);
 
+/** The record of live thread @tid, or NULL. Context: hook. */
+struct thread *thread_find(pid_t tid);
+
 /** The record of a thread that is gone without a word: its timer is deleted. Context: agent. */
 void thread_gone(struct thread *t);
 

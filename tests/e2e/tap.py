@@ -94,6 +94,34 @@ def free_port():
         return s.getsockname()[1]
 
 
+def environment(**more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SONDE_", "LD_PRELOAD"))}
+    return {**clean, **more}
+
+
+def outcome(command, env=None, seconds=120):
+    """What a program does that one can see."""
+    done = subprocess.run([str(c) for c in command], env=env or environment(), stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=seconds, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def preloaded(**more):
+    """The agent by hand, with nobody listening."""
+    return environment(**{"LD_PRELOAD": str(AGENT), "SONDE_COLLECTOR": f"tcp:127.0.0.1:{free_port()}", **more})
+
+
+def under_agent(collector, service, *command):
+    return [SONDE, "run", "--service", service, "--collector", collector.address, "--", *command]
+
+
+def listening(port):
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False
+
+
 def scratch():
     """A directory that is removed at exit."""
     path = tempfile.mkdtemp(prefix="sonde-test-")

@@ -1,35 +1,17 @@
 """The host never notices: programs of all shapes behave under the agent as without, and their requests are counted."""
-import contextlib
 import os
 import pathlib
 import re
 import signal
-import subprocess
 import time
 
 import load
 import tap
+from tap import environment, listening, outcome, preloaded, under_agent
 
 PYTHON = "/usr/bin/python3"
 SUBJECT = pathlib.Path(__file__).with_name("subject.py")
 WORKER = tap.BUILD / "examples/embed/worker"
-
-
-def environment(**more):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SONDE_", "LD_PRELOAD"))}
-    return {**clean, **more}
-
-
-def outcome(command, env=None, seconds=120):
-    """What a program does that one can see."""
-    done = subprocess.run([str(c) for c in command], env=env or environment(), stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=seconds, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-def preloaded(**more):
-    """The agent by hand, with nobody listening."""
-    return environment(LD_PRELOAD=str(tap.AGENT), SONDE_COLLECTOR=f"tcp:127.0.0.1:{tap.free_port()}", **more)
 
 
 def same(*command, **more):
@@ -37,10 +19,6 @@ def same(*command, **more):
     without, under = outcome(command), outcome(command, preloaded(**more))
     assert without == under, f"{command}: {without} became {under}"
     return without
-
-
-def under_agent(collector, service, *command):
-    return [tap.SONDE, "run", "--service", service, "--collector", collector.address, "--", *command]
 
 
 def drive(port, requests=240, path="/hello/7"):
@@ -63,13 +41,6 @@ def settle(process):
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return max([len(os.listdir(f"/proc/{pid}/task"))] + [threads(child) for child in children])
     tap.wait_for(lambda: threads(process.pid) <= 2, "only the main thread and the agent's to be left")
-
-
-def listening(port):
-    with contextlib.suppress(OSError):
-        load.socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        return True
-    return False
 
 
 def count(collector, service, route="GET /hello/{n}"):

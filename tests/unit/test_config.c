@@ -16,6 +16,7 @@
 #include "agent/core/config.h"
 #include "agent/core/encode.h"
 #include "agent/core/identity.h"
+#include "agent/hook/children.h"
 #include "tests/unit/unit.h"
 
 static char error[1024];
@@ -49,6 +50,7 @@ static void config_load_of_nothing_gives_the_defaults(void **state)
 	assert_int_equal(c.requests, 4096);
 	assert_int_equal(c.connections, 16384);
 	assert_int_equal(c.routes, 200);
+	assert_int_equal(c.children, CHILDREN_SAME);
 	assert_true(c.http && c.locks && c.timestamps);
 	assert_false(c.disable || c.log || c.help);
 }
@@ -112,6 +114,12 @@ static void config_load_names_variable_value_and_range(void **state)
 	assert_true(c.locks);
 	assert_non_null(strstr(error, "SONDE_LOCKS=maybe is not 0 or 1"));
 	assert_non_null(strstr(error, "; SONDE_LOOK_HZ=5000"));
+	assert_int_equal(load(&c, "SONDE_CHILDREN=none", NULL), 0);
+	assert_int_equal(c.children, CHILDREN_NONE);
+	assert_int_equal(load(&c, "SONDE_CHILDREN=al", NULL), -EINVAL);
+	assert_int_equal(c.children, CHILDREN_SAME);
+	assert_non_null(
+		strstr(error, "SONDE_CHILDREN=al is not one of same, all, none: using same"));
 	assert_int_equal(load(&c, "SONDE_COLLECTOR=collector.example:7071", NULL), -EINVAL);
 	assert_string_equal(c.collector, "tcp:127.0.0.1:7071");
 	assert_non_null(strstr(error, "collector.example"));
