@@ -118,13 +118,16 @@ static struct thread *thread_new(pid_t tid)
 
 static void unblock_signal(void)
 {
-	sigset_t set;
+	sigset_t set, before;
 
 	if (!thread_setup.signal)
 		return;
 	sigemptyset(&set);
 	sigaddset(&set, thread_setup.signal);
-	real.pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	/* Blocked by whoever made this thread or started this program: the host may go on believing so. */
+	if (real.pthread_sigmask(SIG_UNBLOCK, &set, &before) == 0 &&
+	    sigismember(&before, thread_setup.signal) == 1)
+		tls.blocks = true;
 }
 
 static void main_stack(struct thread *t)
