@@ -78,7 +78,7 @@ EXPORT void sonde_agent_attach(sonde_request request)
 
 		if (t->slice.owner)
 			request_park(t, now);
-		slice_begin(t, now);
+		slice_begin(t, now, now);
 		request_resume(t, request, now, RESUME_HANDOVER);
 	}
 	errno = saved;
@@ -106,7 +106,7 @@ EXPORT void sonde_agent_label(const char *key, const char *value)
 {
 	struct thread *t = hook_entered();
 	struct request *r = t ? request_get(thread_current(t)) : NULL;
-	uint32_t n;
+	uint8_t n;
 
 	if (!r || !key)
 		return;
@@ -117,7 +117,7 @@ EXPORT void sonde_agent_label(const char *key, const char *value)
 	}
 	copy_text(r->label_key[n], key, LABEL_KEY_BYTES);
 	copy_text(r->label_value[n], value, LABEL_VALUE_BYTES);
-	atomic_store_explicit(&r->labels, n + 1, memory_order_release);
+	atomic_store_explicit(&r->labels, (uint8_t)(n + 1), memory_order_release);
 }
 
 EXPORT void sonde_agent_mark(const char *name)

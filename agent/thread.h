@@ -12,8 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
-#include <time.h>
 
+#include "agent/clock.h"
 #include "agent/hook/pool.h"
 #include "agent/sig/ring.h"
 
@@ -50,6 +50,11 @@ struct wait_slot {
 	uint8_t state;
 };
 
+/* The states of timed waits are neighbours. */
+enum {
+	SLICE_WAITS = SLEEP - IO + 1
+};
+
 /*
  * What a thread has been doing since its last boundary: from taking up a piece of work to laying it down. When the owner
  * becomes known, even afterwards, the whole slice is charged to it.
@@ -57,8 +62,9 @@ struct wait_slot {
 struct slice {
 	request_id owner;
 	uint64_t start_ns;
-	uint64_t cpu_ns;          /* the thread's CPU clock at the start, 0: not read */
-	uint64_t wait_ns[STATES]; /* io, lock, sleep since then */
+	uint64_t
+		cpu_ns; /* the thread's CPU clock at the start, as far as known; 0: nobody could ask */
+	uint64_t wait_ns[SLICE_WAITS]; /* io, lock, sleep since then */
 	uint64_t runq_ns; /* run-queue delay found inside those waits, already taken off them */
 	uint64_t
 		sched_ns; /* run-queue delay of the thread as last read before the start: at most what it was then */
@@ -86,6 +92,7 @@ struct thread {
 
 	/* owner thread */
 	struct slice slice;
+	uint64_t cpu_read_ns;        /* when its CPU clock was last read */
 	uint64_t busy_ns;            /* total time outside event waits, up to event_exit_ns */
 	uint64_t event_exit_ns;      /* when the last event wait returned */
 	uint64_t event_runq_ns;      /* run-queue delay found inside event waits so far */
@@ -102,11 +109,16 @@ struct thread {
 	/*
 	 * What the agent's thread reads at every look, for every thread: one cache line that tells whether anything is new.
 	 * life: owner stores (release), agent thread loads (acquire); the agent alone goes from ENDED to FREE.
-	 * samples: the signal handler stores (release) after it has filled the ring.
+	 * news: grows when there is more for the agent to take: samples (the signal handler stores, release), ended requests (the
+	 * owner adds: its handler may come in between).
 	 */
 	_Alignas(64) _Atomic uint32_t life;
-	_Atomic uint32_t samples;
+	_Atomic uint32_t news;
 	struct wait_slot wait;
+
+	_Atomic uint64_t done;  /* stack of requests that it ended, for the agent to take */
+	_Atomic uint64_t waits; /* so far; owner thread stores, agent thread loads */
+	uint64_t ended;         /* requests so far; owner thread */
 
 	/* signal handler stores, agent thread loads */
 	_Atomic uint64_t handler_ns;
@@ -164,11 +176,9 @@ struct shared {
 	pid_t pid;
 	pid_t agent_tid;
 
+	_Atomic uint32_t serving; /* 1 once there was a request */
+
 	struct pool threads, requests, connections, starts;
-	_Atomic uint64_t done;       /* stack of requests that have ended, for the agent to take */
-	_Atomic uint32_t done_count; /* on that stack, roughly: enough of them wake the agent */
-	_Atomic uint32_t active_requests;
-	_Atomic uint64_t waits;
 	_Atomic uint64_t drops[DROPS];
 
 	/* the agent sleeps on wake; whoever wants it to hurry makes it grow and wakes it */
@@ -200,22 +210,11 @@ static inline void drop(enum drop cause)
 	atomic_fetch_add_explicit(&shared->drops[cause], 1, memory_order_relaxed);
 }
 
-/** CLOCK_MONOTONIC in ns. Context: any. */
-static inline uint64_t clock_ns(void)
+/** Add to a counter that only the calling thread changes. Context: hook. */
+static inline void count(_Atomic uint64_t *counter)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/** CPU time of the calling thread in ns. Context: any. A system call: 0.36 us. */
-static inline uint64_t clock_cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
 }
 
 #define likely(x)   __builtin_expect(!!(x), 1)

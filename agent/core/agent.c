@@ -147,14 +147,6 @@ static void count_in_flight(struct life *l)
 	free(count);
 }
 
-static uint64_t cpu_clock(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static uint64_t delta(uint64_t now, uint64_t *told)
 {
 	uint64_t d = now - *told;
@@ -168,18 +160,19 @@ static uint64_t process_cpu(struct life *l, uint32_t threads, bool last)
 {
 	if (l->seq % (1 + threads / CPU_READ_THREADS) && !last)
 		return 0;
-	return delta(cpu_clock(CLOCK_PROCESS_CPUTIME_ID), &l->process_cpu_told);
+	return delta(clock_read(CLOCK_PROCESS_CPUTIME_ID), &l->process_cpu_told);
 }
 
 struct thread_totals {
-	uint64_t handler_ns, ring_lost;
+	uint64_t handler_ns, ring_lost, waits;
 	uint32_t live;
 };
 
 static struct thread_totals total_threads(const struct life *l)
 {
 	struct thread_totals sum = { .handler_ns = l->handler_ns_gone,
-				     .ring_lost = l->ring_lost_gone };
+				     .ring_lost = l->ring_lost_gone,
+				     .waits = l->waits_gone };
 	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
 
 	for (uint32_t i = 1; i <= threads; i++) {
@@ -189,6 +182,7 @@ static struct thread_totals total_threads(const struct life *l)
 			continue;
 		sum.handler_ns += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
 		sum.ring_lost += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
+		sum.waits += atomic_load_explicit(&t->waits, memory_order_relaxed);
 		sum.live++;
 	}
 	return sum;
@@ -265,11 +259,10 @@ static void close_window(struct life *l, bool last)
 	struct thread_totals threads = total_threads(l);
 	struct self_report self = {
 		.process_cpu_ns = process_cpu(l, threads.live, last),
-		.agent_cpu_ns = delta(cpu_clock(CLOCK_THREAD_CPUTIME_ID), &l->agent_cpu_told),
+		.agent_cpu_ns = delta(clock_read(CLOCK_THREAD_CPUTIME_ID), &l->agent_cpu_told),
 		.handler_ns = delta(threads.handler_ns, &l->handler_ns_told),
 		.samples = delta(l->samples, &l->samples_told),
-		.waits = delta(atomic_load_explicit(&shared->waits, memory_order_relaxed),
-			       &l->waits_told),
+		.waits = delta(threads.waits, &l->waits_told),
 		.memory_bytes = memory_bytes(l),
 		.threads = threads.live,
 		.hz = 1000000000u / l->period_ns,
@@ -356,10 +349,12 @@ static void run(struct life *l)
 	uint32_t random = (uint32_t)l->identity.instance;
 
 	for (;;) {
-		uint64_t now = clock_ns();
+		uint64_t now;
 		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
 
+		clock_renew();
+		now = clock_ns();
 		drain(l, now >= next_look ? now : 0);
 		if (now >= next_look)
 			next_look = now + jittered(look_ns, &random);
@@ -378,8 +373,7 @@ static void run(struct life *l)
 		transport_step(l->transport, l->dict, now);
 		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
 			answer_flush(l, asked);
-		if (l->drained ||
-		    atomic_load_explicit(&shared->active_requests, memory_order_relaxed))
+		if (l->drained || l->waiting)
 			busy_ns = now;
 		if (l->drained > DRAIN_BUSY)
 			nap(DRAIN_BUSY_NS, seen);
@@ -417,8 +411,7 @@ static void leave_files(struct life *l)
 
 static bool anything(void)
 {
-	if (atomic_load_explicit(&shared->active_requests, memory_order_relaxed) ||
-	    (uint32_t)atomic_load_explicit(&shared->done, memory_order_relaxed) != POOL_NONE ||
+	if (atomic_load_explicit(&shared->serving, memory_order_relaxed) ||
 	    atomic_load_explicit(&shared->marks[0].ready, memory_order_relaxed))
 		return true;
 	for (uint32_t i = 1;
@@ -598,6 +591,7 @@ void agent_boot(char *const *envp)
 	thread_setup.locks = config.locks;
 	thread_setup.timestamps = config.timestamps;
 	thread_setup.signal = 0;
+	clock_start();
 	handler_start(memory.threads, LIFE_THREADS, sizeof(struct thread), config.stack_depth);
 	thread_setup.signal = handler_install(0);
 	if (!thread_setup.signal)

@@ -101,6 +101,7 @@ void drain_free(struct life *l, struct thread *t)
 {
 	l->handler_ns_gone += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
 	l->ring_lost_gone += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
+	l->waits_gone += atomic_load_explicit(&t->waits, memory_order_relaxed);
 	l->known[t->index].tid = 0;
 	atomic_store_explicit(&t->life, THREAD_FREE, memory_order_release);
 	pool_give(&shared->threads, t->index);
@@ -123,14 +124,14 @@ uint32_t life_route(struct life *l, const struct request *r, bool final)
 	return id;
 }
 
-static enum state longest(const uint64_t ns[STATES])
+static enum state longest(const uint64_t ns[SLICE_WAITS])
 {
-	enum state best = IO;
+	unsigned best = 0;
 
-	for (unsigned i = 0; i < STATES; i++)
+	for (unsigned i = 1; i < SLICE_WAITS; i++)
 		if (ns[i] > ns[best])
-			best = (enum state)i;
-	return best;
+			best = i;
+	return (enum state)(IO + best);
 }
 
 /* "JOB resize took 2.31 ms, failed: kind=example" */
@@ -208,13 +209,11 @@ static void drain_marks(struct life *l)
 	}
 }
 
-void drain(struct life *l, uint64_t look_ns)
+/* The slots are given back in one go. */
+void drain_requests(struct life *l, struct thread *t)
 {
-	uint32_t index = pool_take_all(&shared->done);
+	uint32_t first = pool_take_all(&t->done), index = first, last = first;
 
-	atomic_store_explicit(&shared->done_count, 0, memory_order_relaxed);
-	peek(l, look_ns);
-	l->drained = 0;
 	while (index != POOL_NONE) {
 		struct request *r = pool_at(&shared->requests, index);
 		uint32_t next = atomic_load_explicit(&r->link.next, memory_order_relaxed);
@@ -222,11 +221,25 @@ void drain(struct life *l, uint64_t look_ns)
 					<< 32 |
 				index;
 
+		if (next != POOL_NONE) { /* another core wrote it last */
+			const char *ahead = pool_at(&shared->requests, next);
+
+			for (unsigned i = 0; i < REQUEST_HOT_BYTES; i += 64)
+				__builtin_prefetch(ahead + i);
+		}
 		drain_request(l, r, id);
 		atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
-		pool_give(&shared->requests, index);
+		last = index;
 		index = next;
 		l->drained++;
 	}
+	if (first != POOL_NONE)
+		pool_give_chain(&shared->requests, first, last);
+}
+
+void drain(struct life *l, uint64_t look_ns)
+{
+	l->drained = 0;
+	peek(l, look_ns);
 	drain_marks(l);
 }

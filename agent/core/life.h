@@ -25,7 +25,7 @@ enum {
 
 /* What was last seen of a host thread's record, small and apart: at most looks nothing else is touched. */
 struct seen {
-	uint32_t life, samples, seq;
+	uint32_t life, news, seq;
 };
 
 /* What the agent knows of a host thread, by the index of its record. */
@@ -63,6 +63,7 @@ struct life {
 	uint64_t refreshed_ns, refresh_ns;  /* last look at the modules; time to the next one */
 	bool unknown_code;                  /* an address without a module was seen: look again */
 	unsigned drained;                   /* requests that the last drain found */
+	unsigned waiting;                   /* requests that the last look saw wait */
 
 	unsigned labelled_told;       /* in this window */
 	uint64_t slowest_labelled_ns; /* of all so far */
@@ -71,7 +72,7 @@ struct life {
 	uint64_t samples, samples_told, waits_told;
 	uint64_t process_cpu_told, agent_cpu_told;
 	uint64_t handler_ns_gone, handler_ns_told; /* of threads that have ended */
-	uint64_t ring_lost_gone;
+	uint64_t ring_lost_gone, waits_gone;
 	uint64_t ends[UNWIND_END_COUNT];
 	uint32_t period_ns; /* sampling period in force */
 };
@@ -80,7 +81,7 @@ struct life {
 void drain(struct life *l, uint64_t look_ns);
 
 /**
- * Go once over all threads: take new CPU samples, close waits that are over, free records of ended threads. @look_ns not
+ * Go once over all threads: take new CPU samples and ended requests, close waits that are over, free records of ended threads. @look_ns not
  * 0: also look at the waits in progress; each stands for the time since the last look.
  */
 void peek(struct life *l, uint64_t look_ns);
@@ -90,6 +91,9 @@ void peek_settle(struct life *l);
 
 /** Take @t's CPU samples. */
 void drain_ring(struct life *l, struct thread *t);
+
+/** Take the requests that @t has ended. */
+void drain_requests(struct life *l, struct thread *t);
 
 /** @t has ended and nothing of it is left: its record is free. */
 void drain_free(struct life *l, struct thread *t);

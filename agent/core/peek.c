@@ -173,31 +173,35 @@ static void open_wait(struct life *l, struct thread *t)
 		k->counted_ns = l->looked_ns;
 		k->counted_looks = l->looks;
 		k->waits = true;
+		l->waiting += k->request != 0;
 	}
 	l->seen[t->index].seq = atomic_load_explicit(&slot.seq, memory_order_relaxed);
 }
 
-/* Something is new with @t. The order matters: samples are taken after the number that tells of them is read. */
+/* Something is new with @t. The order matters: what is new is taken after the number that tells of it is read. */
 static void look_at(struct life *l, struct thread *t, bool look)
 {
 	struct known *k = &l->known[t->index];
 	struct seen *seen = &l->seen[t->index];
 	uint32_t life = atomic_load_explicit(&t->life, memory_order_acquire);
-	uint32_t samples = atomic_load_explicit(&t->samples, memory_order_acquire);
+	uint32_t news = atomic_load_explicit(&t->news, memory_order_acquire);
 	uint32_t seq = atomic_load_explicit(&t->wait.seq, memory_order_acquire);
 
 	if (seq != seen->seq || life != THREAD_LIVE) {
-		if (k->waits)
+		if (k->waits) {
 			settle(l, k);
+			l->waiting -= k->request != 0;
+		}
 		k->waits = false;
 		/* A wait is opened at a look only, for a look comes at a random moment; until then it stays news. */
 		seen->seq = seq & 1 ? 0 : seq;
 		if (look && life == THREAD_LIVE)
 			open_wait(l, t);
 	}
-	if (samples != seen->samples || life == THREAD_ENDED) {
-		seen->samples = samples;
+	if (news != seen->news || life == THREAD_ENDED) {
+		seen->news = news;
 		drain_ring(l, t);
+		drain_requests(l, t);
 	}
 	seen->life = life;
 	if (life == THREAD_ENDED) {
@@ -221,7 +225,7 @@ void peek(struct life *l, uint64_t look_ns)
 
 		__builtin_prefetch(&(t + PREFETCH_THREADS)->wait);
 		if (atomic_load_explicit(&t->life, memory_order_relaxed) != seen->life ||
-		    atomic_load_explicit(&t->samples, memory_order_relaxed) != seen->samples ||
+		    atomic_load_explicit(&t->news, memory_order_relaxed) != seen->news ||
 		    atomic_load_explicit(&t->wait.seq, memory_order_relaxed) != seen->seq)
 			look_at(l, t, look_ns != 0);
 	}

@@ -38,20 +38,21 @@ enum {
 	HOST_CONTROL_MAX = 1024
 };
 
-/* Kernel stamps are wall time; ours is monotonic. 0 when the stamp makes no sense. */
+/*
+ * Kernel stamps are wall time; ours is monotonic. What lies between the two changes only when someone sets the clock: an age
+ * that could come from that is asked for again. 0 when the stamp makes no sense.
+ */
 static uint64_t stamp_to_monotonic(const struct timespec *stamp, uint64_t now_ns)
 {
-	const uint64_t believable_ns = 3600ull * 1000000000u;
-	struct timespec wall;
-	uint64_t stamp_ns = (uint64_t)stamp->tv_sec * 1000000000u + (uint64_t)stamp->tv_nsec,
-		 wall_ns, age;
+	const int64_t sure_ns = 10000000, believable_ns = 3600ll * 1000000000;
+	int64_t stamp_ns = (int64_t)stamp->tv_sec * 1000000000 + stamp->tv_nsec;
+	int64_t age = (int64_t)now_ns + clock_wall_ns() - stamp_ns;
 
-	if (!stamp_ns)
-		return 0;
-	clock_gettime(CLOCK_REALTIME, &wall);
-	wall_ns = (uint64_t)wall.tv_sec * 1000000000u + (uint64_t)wall.tv_nsec;
-	age = wall_ns > stamp_ns ? wall_ns - stamp_ns : 0;
-	return age < believable_ns && age < now_ns ? now_ns - age : 0;
+	if (unlikely(age > sure_ns || age < -sure_ns))
+		age = (int64_t)clock_read(CLOCK_REALTIME) - stamp_ns;
+	if (age < 0)
+		age = 0;
+	return age < believable_ns && age < (int64_t)now_ns ? now_ns - (uint64_t)age : 0;
 }
 
 static bool is_stamp(const struct cmsghdr *m)
@@ -83,12 +84,13 @@ static void strip_stamp(struct msghdr *msg, struct timespec *stamp)
 	msg->msg_controllen = len;
 }
 
-/* As recvmsg(fd, host, flags), and the receive timestamp, without the host seeing anything of it. */
-static ssize_t receive_stamped(int fd, struct msghdr *host, int flags, struct timespec *stamp)
+/* As receive_stamped(), for a host that wants control data of its own. */
+static __attribute__((noinline)) ssize_t receive_stamped_beside(int fd, struct msghdr *host,
+								int flags, struct timespec *stamp)
 {
 	_Alignas(struct cmsghdr) char control[HOST_CONTROL_MAX + STAMP_BYTES];
 	struct msghdr msg = *host;
-	size_t room = host->msg_control ? host->msg_controllen : 0;
+	size_t room = host->msg_controllen;
 	ssize_t n;
 
 	if (room > HOST_CONTROL_MAX) { /* rare and large: the kernel writes into the host's own */
@@ -107,11 +109,33 @@ static ssize_t receive_stamped(int fd, struct msghdr *host, int flags, struct ti
 		msg.msg_controllen = room;
 		msg.msg_flags |= MSG_CTRUNC;
 	}
-	if (room)
-		memcpy(host->msg_control, control, msg.msg_controllen);
+	memcpy(host->msg_control, control, msg.msg_controllen);
 	host->msg_controllen = msg.msg_controllen;
 	host->msg_namelen = msg.msg_namelen;
 	host->msg_flags = msg.msg_flags;
+	return n;
+}
+
+/* As recvmsg(fd, host, flags), and the receive timestamp, without the host seeing anything of it. */
+static inline ssize_t receive_stamped(int fd, struct msghdr *host, int flags,
+				      struct timespec *stamp)
+{
+	_Alignas(struct cmsghdr) char control[STAMP_BYTES];
+	struct msghdr msg =
+		*host; /* the host's own stays as it is: the call may fail, or be cancelled */
+	ssize_t n;
+
+	if (host->msg_control && host->msg_controllen)
+		return receive_stamped_beside(fd, host, flags, stamp);
+	msg.msg_control = control;
+	msg.msg_controllen = sizeof control;
+	n = REAL(recvmsg)(fd, &msg, flags);
+	if (n < 0)
+		return n;
+	strip_stamp(&msg, stamp);
+	host->msg_flags = msg.msg_flags | (msg.msg_controllen ? MSG_CTRUNC : 0);
+	host->msg_controllen = 0;
+	host->msg_namelen = msg.msg_namelen;
 	return n;
 }
 
@@ -426,13 +450,13 @@ static size_t total(const struct iovec *iov, size_t iovs)
 
 /* @iov is looked at only when the kernel has found it good. NULL: bytes that nobody saw, @wanted says how many. */
 static void sent(struct thread *t, struct conn *c, const struct iovec *iov, size_t iovs, ssize_t n,
-		 size_t wanted)
+		 size_t wanted, uint64_t now)
 {
 	int saved = errno;
 
 	if (iov)
 		wanted = n >= 0 ? total(iov, iovs) : 0;
-	conn_sent(t, c, iov, (int)iovs, n < 0 ? -saved : n, wanted, clock_ns());
+	conn_sent(t, c, iov, (int)iovs, n < 0 ? -saved : n, wanted, now);
 	errno = saved;
 }
 
@@ -440,6 +464,7 @@ static void sent(struct thread *t, struct conn *c, const struct iovec *iov, size
   struct thread *t = hook_entered();                                                               \
   struct conn *c;                                                                                  \
   struct wait w;                                                                                   \
+  uint64_t now;                                                                                    \
   ssize_t n;                                                                                       \
                                                                                                    \
   if (!t)                                                                                          \
@@ -451,9 +476,9 @@ static void sent(struct thread *t, struct conn *c, const struct iovec *iov, size
     return call;                                                                                   \
   WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);                                                        \
   n = call;                                                                                        \
-  wait_end(&w);                                                                                    \
+  now = wait_end(&w);                                                                              \
   if (c && conn_still(fd, c))                                                                      \
-    sent(t, c, iov, iovs, n, wanted);                                                              \
+    sent(t, c, iov, iovs, n, wanted, now);                                                         \
   return n
 
 EXPORT ssize_t write(int fd, const void *buffer, size_t bytes)
@@ -504,6 +529,7 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags)
 	struct thread *t = hook_entered();
 	struct conn *c;
 	struct wait w;
+	uint64_t now;
 	int n;
 
 	if (!t)
@@ -513,9 +539,10 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags)
 		conn_sending(t, c);
 	WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);
 	n = REAL(sendmmsg)(fd, msgs, count, flags);
-	wait_end(&w);
+	now = wait_end(&w);
 	for (int i = 0; c && conn_still(fd, c) && i < n; i++)
-		sent(t, c, msgs[i].msg_hdr.msg_iov, msgs[i].msg_hdr.msg_iovlen, msgs[i].msg_len, 0);
+		sent(t, c, msgs[i].msg_hdr.msg_iov, msgs[i].msg_hdr.msg_iovlen, msgs[i].msg_len, 0,
+		     now);
 	return n;
 }
 
@@ -533,6 +560,7 @@ EXPORT ssize_t splice(int from, off64_t *from_at, int to, off64_t *to_at, size_t
 	struct thread *t = hook_entered();
 	struct conn *in, *out;
 	struct wait w;
+	uint64_t now;
 	ssize_t n;
 
 	if (!t)
@@ -543,11 +571,11 @@ EXPORT ssize_t splice(int from, off64_t *from_at, int to, off64_t *to_at, size_t
 		conn_sending(t, out);
 	WAIT_BEGIN(&w, t, IO, WAIT_LONG, in ? from : to, 0);
 	n = REAL(splice)(from, from_at, to, to_at, bytes, flags);
-	wait_end(&w);
+	now = wait_end(&w);
 	if (in && conn_still(from, in))
 		received(t, in, NULL, 0, n, 0, &no_stamp);
 	if (out && conn_still(to, out))
-		sent(t, out, NULL, 0, n, bytes);
+		sent(t, out, NULL, 0, n, bytes, now);
 	return n;
 }
 
@@ -594,8 +622,8 @@ static void events_end(struct thread *t, uint64_t now_ns)
 {
 	int saved = errno;
 
+	slice_begin(t, t->event_exit_ns, now_ns);
 	t->event_exit_ns = now_ns;
-	slice_begin(t, now_ns);
 	errno = saved;
 }
 
@@ -769,19 +797,20 @@ EXPORT int pselect(int count, fd_set *in, fd_set *out, fd_set *except,
 /* A thread that takes a connection lays down what it had; the time it waits for one is idle. */
 #define ACCEPTING(fd, call)                                                                        \
   struct thread *t = hook_enter();                                                                 \
+  uint64_t entered;                                                                                \
   int n, saved;                                                                                    \
                                                                                                    \
   if (!t)                                                                                          \
     return call;                                                                                   \
   saved = errno;                                                                                   \
-  if (thread_current(t))                                                                           \
-    request_park(t, clock_ns());                                                                   \
+  entered = clock_ns();                                                                            \
+  request_park(t, entered);                                                                        \
   errno = saved;                                                                                   \
   n = call;                                                                                        \
   saved = errno;                                                                                   \
   if (n >= 0)                                                                                      \
     conn_accepted(n, conn_listening(fd));                                                          \
-  slice_begin(t, clock_ns());                                                                      \
+  slice_begin(t, entered, clock_ns());                                                             \
   errno = saved;                                                                                   \
   return n
 

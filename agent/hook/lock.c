@@ -113,8 +113,9 @@ static void lock_end(struct wait *w)
 		wait_end(w);
 	} else {
 		int saved = errno;
+		uint64_t now = wait_end_idle(w);
 
-		slice_begin(w->t, wait_end_idle(w));
+		slice_begin(w->t, w->start_ns, now);
 		errno = saved;
 	}
 }

@@ -50,15 +50,26 @@ void pool_give(struct pool *pool, uint32_t index)
 	pool_push(pool, &pool->head, index);
 }
 
-void pool_push(const struct pool *pool, _Atomic uint64_t *head, uint32_t index)
+static void push_chain(const struct pool *pool, _Atomic uint64_t *head, uint32_t first,
+		       uint32_t last)
 {
 	uint64_t old = atomic_load_explicit(head, memory_order_relaxed);
 
 	do {
-		atomic_store_explicit(&link_of(pool, index)->next, (uint32_t)old,
+		atomic_store_explicit(&link_of(pool, last)->next, (uint32_t)old,
 				      memory_order_relaxed);
 	} while (!atomic_compare_exchange_weak_explicit(
-		head, &old, next_head(old, index), memory_order_release, memory_order_relaxed));
+		head, &old, next_head(old, first), memory_order_release, memory_order_relaxed));
+}
+
+void pool_give_chain(struct pool *pool, uint32_t first, uint32_t last)
+{
+	push_chain(pool, &pool->head, first, last);
+}
+
+void pool_push(const struct pool *pool, _Atomic uint64_t *head, uint32_t index)
+{
+	push_chain(pool, head, index, index);
 }
 
 uint32_t pool_take_all(_Atomic uint64_t *head)

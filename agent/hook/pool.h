@@ -22,12 +22,15 @@ struct pool_link {
 };
 
 struct pool {
-	_Atomic uint64_t head;  /* tag << 32 | index of the first free element */
-	_Atomic uint32_t fresh; /* elements handed out at least once */
-	_Atomic uint64_t refused;
 	/* constant after start */
 	uint32_t cap, stride;
 	char *elements;
+
+	/* any thread; on a line of its own, for who only looks an element up */
+	_Atomic uint64_t head
+		__attribute__((aligned(64))); /* tag << 32 | index of the first free element */
+	_Atomic uint32_t fresh;               /* elements handed out at least once */
+	_Atomic uint64_t refused;
 };
 
 /** Use @elements, zeroed memory for @cap elements of @stride bytes. Context: agent start, one thread. */
@@ -38,6 +41,9 @@ uint32_t pool_take(struct pool *pool);
 
 /** Give @index back. */
 void pool_give(struct pool *pool, uint32_t index);
+
+/** Give back @first and all that its links lead to, up to @last, in one go. */
+void pool_give_chain(struct pool *pool, uint32_t first, uint32_t last);
 
 /** Push @index on a stack of its own kind, @head, for another thread to take whole. */
 void pool_push(const struct pool *pool, _Atomic uint64_t *head, uint32_t index);

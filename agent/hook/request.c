@@ -29,9 +29,13 @@ enum {
 	DONE_BELL = 256
 };
 
-/* Boundaries nearer to each other than this share one reading of the CPU clock, 0.36 us: a tenth of that request. */
+/*
+ * A CPU clock costs a system call, 0.36 us. So it is read once per millisecond, and a thread that did not wait since is
+ * taken to have run. If it was preempted after all, the next reading says so, and the slice at hand pays: no slice is
+ * wrong by more than the millisecond, and the sum is right.
+ */
 enum {
-	BOUNDARY_NS = 5000
+	CPU_TRUST_NS = 1000000
 };
 
 /* Tries before a thread goes without a lock that another one holds for some 100 ns. */
@@ -140,7 +144,7 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 	struct slice *s = &t->slice;
 	uint64_t from = s->start_ns > r->accounted_ns ? s->start_ns : r->accounted_ns;
 	uint64_t wall = now_ns > from ? now_ns - from : 0;
-	uint64_t io = s->wait_ns[IO], lck = s->wait_ns[LOCK], sleep = s->wait_ns[SLEEP],
+	uint64_t io = s->wait_ns[0], lck = s->wait_ns[LOCK - IO], sleep = s->wait_ns[SLEEP - IO],
 		 runq = s->runq_ns;
 	uint64_t waits = io + lck + sleep + runq;
 	uint64_t cpu = s->cpu_ns && cpu_now_ns > s->cpu_ns ? cpu_now_ns - s->cpu_ns : 0;
@@ -188,22 +192,40 @@ static void slice_reset(struct thread *t, request_id owner, uint64_t now_ns, uin
 	atomic_store_explicit(&t->current, owner, memory_order_relaxed);
 }
 
-/* The CPU clock costs a system call: read it only while someone could ask for the answer. */
-static uint64_t cpu_if_useful(void)
+/* The CPU clock of @t at @now_ns, when it has been idle since @idle_ns. */
+static uint64_t cpu_at(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
 {
-	return atomic_load_explicit(&shared->active_requests, memory_order_relaxed) ? clock_cpu_ns()
-										    : 0;
+	const struct slice *s = &t->slice;
+
+	if (s->cpu_ns && now_ns - t->cpu_read_ns < CPU_TRUST_NS &&
+	    !(s->wait_ns[0] | s->wait_ns[1] | s->wait_ns[2] | s->runq_ns))
+		return s->cpu_ns + (idle_ns > s->start_ns ? idle_ns - s->start_ns : 0);
+	t->cpu_read_ns = now_ns;
+	return clock_cpu_ns();
 }
 
-void slice_begin(struct thread *t, uint64_t now_ns)
+void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
 {
-	slice_reset(t, 0, now_ns, cpu_if_useful());
+	/* who never served a request need not know */
+	bool useful = atomic_load_explicit(&shared->serving, memory_order_relaxed);
+
+	slice_reset(t, 0, now_ns, useful ? cpu_at(t, idle_ns, now_ns) : 0);
 }
 
 /* Total time the thread has spent outside event waits, at @now_ns. */
 static uint64_t busy_at(const struct thread *t, uint64_t now_ns)
 {
 	return t->busy_ns + (now_ns > t->event_exit_ns ? now_ns - t->event_exit_ns : 0);
+}
+
+/* The agent naps longer than its slots last at a high rate; one system call per DONE_BELL requests at the most. */
+static void wake_agent(void)
+{
+	int saved = errno;
+
+	atomic_fetch_add_explicit(&shared->wake, 1, memory_order_release);
+	syscall(SYS_futex, &shared->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	errno = saved;
 }
 
 request_id request_open(uint64_t arrival_ns)
@@ -216,6 +238,10 @@ request_id request_open(uint64_t arrival_ns)
 		drop(DROP_REQUESTS);
 		return 0;
 	}
+	/* many threads, each with a few ended ones that the agent has not seen yet */
+	if (unlikely(index % DONE_BELL == 0 &&
+		     index == atomic_load_explicit(&shared->requests.fresh, memory_order_relaxed)))
+		wake_agent();
 	r = pool_at(&shared->requests, index);
 	generation = atomic_load_explicit(&r->generation, memory_order_relaxed) + 1;
 	if (generation == 0)
@@ -231,7 +257,8 @@ request_id request_open(uint64_t arrival_ns)
 	atomic_store_explicit(&r->labels, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->generation, generation, memory_order_relaxed);
 	atomic_store_explicit(&r->life, REQUEST_ACTIVE, memory_order_release);
-	atomic_fetch_add_explicit(&shared->active_requests, 1, memory_order_relaxed);
+	if (unlikely(!atomic_load_explicit(&shared->serving, memory_order_relaxed)))
+		atomic_store_explicit(&shared->serving, 1, memory_order_relaxed);
 	return (uint64_t)generation << 32 | index;
 }
 
@@ -239,20 +266,6 @@ request_id request_open(uint64_t arrival_ns)
 static bool was_on(const struct request *r, const struct thread *t)
 {
 	return r->thread == t->index && r->tid == t->tid;
-}
-
-/* Close the slice of @t at @now_ns, for its owner if it has one. Returns the CPU clock, read once for both sides. */
-static uint64_t slice_close(struct thread *t, uint64_t now_ns)
-{
-	uint64_t cpu = clock_cpu_ns();
-	struct request *r = t->slice.owner ? lock_get(t->slice.owner) : NULL;
-
-	if (r) {
-		if (was_on(r, t))
-			charge(t, r, now_ns, cpu);
-		unlock(r);
-	}
-	return cpu;
 }
 
 /* @r is no longer parked where it was. Under its lock. */
@@ -278,14 +291,6 @@ static void taken_up(const struct thread *t, struct request *r)
 	r->tid = t->tid;
 }
 
-/* The CPU clock now: a boundary just behind us has read it, and since then this thread ran. */
-static uint64_t cpu_at_boundary(const struct thread *t, uint64_t now_ns)
-{
-	uint64_t since = now_ns - t->slice.start_ns;
-
-	return t->slice.cpu_ns && since < BOUNDARY_NS ? t->slice.cpu_ns + since : clock_cpu_ns();
-}
-
 void request_start(struct thread *t, request_id id, uint64_t now_ns)
 {
 	uint64_t cpu;
@@ -293,7 +298,7 @@ void request_start(struct thread *t, request_id id, uint64_t now_ns)
 
 	if (t->slice.owner && t->slice.owner != id)
 		request_park(t, now_ns);
-	cpu = cpu_at_boundary(t, now_ns);
+	cpu = cpu_at(t, now_ns, now_ns);
 	r = lock_get(id);
 	if (!r)
 		return;
@@ -310,10 +315,9 @@ void request_start(struct thread *t, request_id id, uint64_t now_ns)
 /* What [accounted, until] was, for a request that comes back to @t. Under lock. */
 static void charge_parked(struct thread *t, struct request *r, uint64_t until_ns, enum resume why)
 {
-	static const enum state state_of[] = { [RESUME_IO] = IO,
-					       [RESUME_TIMER] = SLEEP,
-					       [RESUME_HANDOVER] = LOCK,
-					       [RESUME_TURN] = QUEUE };
+	static const enum state state_of[] = {
+		[RESUME_IO] = IO, [RESUME_TIMER] = SLEEP, [RESUME_HANDOVER] = LOCK
+	};
 	uint64_t parked, loop = 0, runq = 0;
 
 	if (until_ns <= r->accounted_ns)
@@ -336,23 +340,18 @@ static void charge_parked(struct thread *t, struct request *r, uint64_t until_ns
 	r->ledger_ns[RUNQ] += runq;
 	r->ledger_ns[state_of[why]] += parked;
 	if (!r->pipelined)
-		r->event_wait_ns[state_of[why]] += parked;
+		r->event_wait_ns[state_of[why] - IO] += parked;
 	r->accounted_ns = until_ns;
 }
 
 void request_resume(struct thread *t, request_id id, uint64_t now_ns, enum resume why)
 {
 	struct request *r;
-	uint64_t cpu;
 
 	if (t->slice.owner == id)
 		return;
-	if (t->slice.owner) {
-		/* The thread turns from one request to another: the new one begins here. */
+	if (t->slice.owner) /* the thread turns from one request to another: the new one begins here */
 		request_park(t, now_ns);
-		cpu = t->slice.cpu_ns ? t->slice.cpu_ns : clock_cpu_ns();
-		slice_reset(t, 0, now_ns, cpu);
-	}
 	r = lock_get(id);
 	if (!r)
 		return;
@@ -374,7 +373,7 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 
 	if (!id)
 		return 0;
-	cpu = clock_cpu_ns();
+	cpu = cpu_at(t, now_ns, now_ns);
 	r = lock_get(id);
 	if (r) {
 		if (was_on(r, t)) { /* else another thread has it by now */
@@ -390,27 +389,21 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 	return r ? id : 0;
 }
 
-/* The agent naps longer than its slots last at a high rate; one system call per DONE_BELL requests at the most. */
-static void wake_agent(void)
-{
-	int saved = errno;
-
-	atomic_fetch_add_explicit(&shared->wake, 1, memory_order_release);
-	syscall(SYS_futex, &shared->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-	errno = saved;
-}
-
 void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t status, bool failed)
 {
 	struct request *r;
+	uint64_t cpu = 0;
+	bool owned;
 
 	request_resume(t, id, now_ns, RESUME_TIMER);
-	if (t->slice.owner == id) {
-		uint64_t cpu = slice_close(t, now_ns);
-
-		slice_reset(t, 0, now_ns, cpu);
-	}
+	owned = t->slice.owner == id;
+	if (owned)
+		cpu = cpu_at(t, now_ns, now_ns);
 	r = lock_get(id);
+	if (r && owned && was_on(r, t))
+		charge(t, r, now_ns, cpu);
+	if (owned)
+		slice_reset(t, 0, now_ns, cpu);
 	if (!r)
 		return;
 	if (r->accounted_ns < now_ns) { /* its slice could not be charged: a race lost */
@@ -423,10 +416,9 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 	r->failed = failed;
 	atomic_store_explicit(&r->life, REQUEST_DONE, memory_order_release);
 	unlock(r);
-	atomic_fetch_sub_explicit(&shared->active_requests, 1, memory_order_relaxed);
-	pool_push(&shared->requests, &shared->done, (uint32_t)id);
-	if (atomic_fetch_add_explicit(&shared->done_count, 1, memory_order_relaxed) + 1 ==
-	    DONE_BELL)
+	pool_push(&shared->requests, &t->done, (uint32_t)id);
+	atomic_fetch_add_explicit(&t->news, 1, memory_order_release);
+	if (++t->ended % DONE_BELL == 0)
 		wake_agent();
 }
 
@@ -439,8 +431,7 @@ void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
 	unpark(r);
 	atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
 	unlock(r);
-	atomic_fetch_sub_explicit(&shared->active_requests, 1, memory_order_relaxed);
 	pool_give(&shared->requests, (uint32_t)id);
 	if (t->slice.owner == id)
-		slice_begin(t, now_ns);
+		slice_begin(t, now_ns, now_ns);
 }

@@ -16,6 +16,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "agent/hook/http.h"
@@ -38,8 +39,7 @@ enum request_life {
 enum resume {
 	RESUME_IO,
 	RESUME_TIMER,
-	RESUME_HANDOVER,
-	RESUME_TURN
+	RESUME_HANDOVER
 };
 
 struct request {
@@ -50,27 +50,35 @@ struct request {
 	_Atomic uint32_t lock;
 
 	/* under lock */
+	pid_t tid; /* of the thread that works on it or parked it: its record may have a new user */
+	uint32_t thread; /* index of that record */
+	uint32_t status;
 	uint64_t arrival_ns;
 	uint64_t accounted_ns;
-	uint64_t ledger_ns[STATES];
-	pid_t tid; /* of the thread that works on it or parked it: its record may have a new user */
-	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
-	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
-	uint32_t thread;         /* index of the thread that works on it or parked it */
+	uint64_t end_ns;
 	bool parked;
 	bool detached;
 	bool pipelined; /* read, but behind another one of its connection */
 	bool failed;
 	bool named; /* route[] was given by the host */
-	uint32_t status;
-	uint64_t end_ns;
-	uint64_t event_wait_ns[STATES]; /* parked time by state: what EVENT_WAIT samples become */
+	_Atomic uint8_t labels;
+	uint64_t ledger_ns[STATES];
+	uint64_t event_wait_ns
+		[SLICE_WAITS];   /* parked time by state: what EVENT_WAIT samples become */
+	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
+	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
 
 	struct http_head head;
+
+	/* most requests never touch what follows */
 	char route[REQUEST_NAME_BYTES];
-	_Atomic uint32_t labels;
 	char label_key[REQUEST_LABELS][LABEL_KEY_BYTES];
 	char label_value[REQUEST_LABELS][LABEL_VALUE_BYTES];
+};
+
+/* What the agent reads of most requests. */
+enum {
+	REQUEST_HOT_BYTES = offsetof(struct request, head) + offsetof(struct http_head, path) + 64
 };
 
 /** The active request called @id, or NULL when it has ended. */
@@ -94,13 +102,13 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 /** @id was no request after all: as if it had never been. */
 void request_cancel(struct thread *t, request_id id, uint64_t now_ns);
 
-/** A boundary without an owner: what @t did before @now_ns belongs to nobody. */
-void slice_begin(struct thread *t, uint64_t now_ns);
+/** A boundary without an owner: what @t did before @now_ns belongs to nobody. It was idle from @idle_ns on. */
+void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns);
 
-/** Time @t waited inside its slice. */
+/** Time @t waited inside its slice, for io, a lock or in sleep. */
 static inline void slice_wait(struct thread *t, enum state state, uint64_t ns)
 {
-	t->slice.wait_ns[state] += ns;
+	t->slice.wait_ns[state - IO] += ns;
 }
 
 /**

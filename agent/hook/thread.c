@@ -190,7 +190,7 @@ static struct thread *register_with_stack(size_t stack_bytes)
 	if (exit_key_made)
 		pthread_setspecific(exit_key, t);
 	t->event_exit_ns = clock_ns();
-	slice_begin(t, t->event_exit_ns);
+	slice_begin(t, t->event_exit_ns, t->event_exit_ns);
 	atomic_store_explicit(&t->life, THREAD_LIVE, memory_order_release);
 	tls.self = t;
 	unblock_signal();

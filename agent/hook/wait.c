@@ -16,7 +16,16 @@ enum {
 	WAIT_SPLIT_MIN_NS = 100000
 };
 
-/* Shorter calls did not wait: not worth a question about their descriptor. */
+/*
+ * A shorter call did not wait but work, or next to nothing: a sleep and a wake-up alone take some us. A write to a socket of
+ * the same machine does the receiver's part of the work, too, and takes longer.
+ */
+enum {
+	WAIT_MIN_NS = 5000,
+	WAIT_MIN_BRIEF_NS = 20000
+};
+
+/* Shorter calls are not worth a question about their descriptor: the CPU clock tells what they were. */
 enum {
 	WAIT_ASK_MIN_NS = 20000
 };
@@ -49,9 +58,10 @@ bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_ki
 		return false;
 	if (slot_busy(t))
 		wait_publish(t);
-	atomic_fetch_add_explicit(&shared->waits, 1, memory_order_relaxed);
+	count(&t->waits);
 	w->start_ns = clock_ns();
 	w->polls = kind == WAIT_POLL;
+	w->min_ns = kind == WAIT_BRIEF ? WAIT_MIN_BRIEF_NS : WAIT_MIN_NS;
 	w->split = kind != WAIT_BRIEF &&
 		   atomic_load_explicit(&t->current, memory_order_relaxed) != 0 &&
 		   sched_read(t, w->start_ns, &w->runq_ns);
@@ -77,14 +87,17 @@ void wait_jumped(struct thread *t)
 
 uint64_t wait_end(struct wait *w)
 {
-	int saved = errno;
+	int saved;
 	struct thread *t = w->t;
-	uint64_t now = clock_ns(), runq, waited = 0;
+	uint64_t now = clock_ns(), runq, waited;
 
 	if (w->nested)
 		return now;
 	slot_close(w);
 	waited = now - w->start_ns;
+	if (likely(waited < w->min_ns))
+		return now;
+	saved = errno;
 	if (w->state == IO && !w->polls && waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
 		waited =
 			0; /* the call worked, or lost its processor: the CPU clock tells how much of which */

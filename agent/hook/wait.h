@@ -30,8 +30,9 @@ struct wait {
 	uint64_t runq_ns; /* run-queue delay at the start, valid when split */
 	bool split;
 	bool polls;
-	bool nested;  /* inside another wait: a signal handler of the host ran in it */
-	uint32_t seq; /* of the slot while it is ours */
+	bool nested;     /* inside another wait: a signal handler of the host ran in it */
+	uint32_t min_ns; /* less than this is no wait */
+	uint32_t seq;    /* of the slot while it is ours */
 	enum state state;
 };
 

@@ -90,8 +90,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	record->depth = unwind_walk(&regs, &stack, record->pcs, setup.depth, &end);
 	record->end = end;
 	ring_commit(&t->ring, (uint32_t)(sizeof *record + record->depth * sizeof record->pcs[0]));
-	atomic_store_explicit(&t->samples,
-			      atomic_load_explicit(&t->samples, memory_order_relaxed) + 1,
+	atomic_store_explicit(&t->news, atomic_load_explicit(&t->news, memory_order_relaxed) + 1,
 			      memory_order_release); /* after the commit: the agent's cue */
 	atomic_store_explicit(&t->handler_ns,
 			      atomic_load_explicit(&t->handler_ns, memory_order_relaxed) +

@@ -151,7 +151,7 @@ static void a_sample_has_stack_request_and_weight(void **state)
 	assert_in_range(record->depth, 22, 60);
 	for (unsigned i = 1; i < 20; i++)
 		assert_int_equal(record->pcs[i], record->pcs[1]);
-	assert_int_equal(t->samples, 1);
+	assert_int_equal(t->news, 1);
 	assert_true(t->handler_ns > 0);
 }
 
@@ -163,7 +163,7 @@ static void overruns_are_weight(void **state)
 	given = info_of(&threads[1], 3);
 	trap(call, deep, 5);
 	assert_int_equal(sample()->weight_ns, 4000);
-	assert_int_equal(threads[1].samples, 1);
+	assert_int_equal(threads[1].news, 1);
 }
 
 static void nothing_is_written_for_a_thread_that_is_gone(void **state)
@@ -186,7 +186,7 @@ static void what_does_not_fit_the_ring_is_counted(void **state)
 	for (int i = 0; i < 20; i++)
 		trap(call, deep, 20);
 	assert_true(memory.drops[DROP_RING] > 0);
-	assert_int_equal(threads[1].samples + memory.drops[DROP_RING], 20);
+	assert_int_equal(threads[1].news + memory.drops[DROP_RING], 20);
 }
 
 /* ---- What it takes of the host ---- */
@@ -254,14 +254,14 @@ static void a_sample_takes_at_most_1_kib_of_stack(void **state)
 	(void)state;
 	needs_signals_at_once();
 	trap(call_on_painted_stack, deep, 60);
-	assert_int_equal(threads[1].samples, 2);
+	assert_int_equal(threads[1].news, 2);
 	assert_int_equal(sample()->end, UNWIND_COMPLETE);
 	print_message("# %zu bytes of stack\n", used_bytes);
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
 	assert_in_range(used_bytes, 100, STACK_BYTES);
 #endif
 	trap(call_on_painted_stack, deep_aligned, 20);
-	assert_int_equal(threads[1].samples, 4);
+	assert_int_equal(threads[1].news, 4);
 	print_message("# %zu bytes with rules that do not fit a row\n", used_bytes);
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
 	assert_in_range(used_bytes, 100, STACK_BYTES);

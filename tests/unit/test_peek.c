@@ -212,7 +212,7 @@ static void new_samples_are_taken_and_old_ones_not_looked_for(void **state)
 	ring_commit(&threads[0].ring, sizeof *record + 8);
 	peek(l, 0);
 	assert_sum(close_window(CPU), 0, 0); /* not told yet */
-	threads[0].samples++;
+	threads[0].news++;
 	peek(l, 0);
 	assert_sum(close_window(CPU), 1, 10 * MS);
 }
