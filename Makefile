@@ -138,7 +138,7 @@ test: ## Install, build and run every test; the last line counts them
 	@.ci/deps test
 	@$(MAKE) --no-print-directory check
 
-check: all lint $(UNIT) $(SUBJECTS) $(STORMS) $(EMBED) $(FUZZ)
+check: all lint $(UNIT) $(SUBJECTS) $(HOSTS) $(STORMS) $(EMBED) $(FUZZ)
 	@B=$(B) tests/run unit asan tsan embed fuzz page e2e
 
 unit: build-unit ## Only the unit tests
@@ -146,7 +146,7 @@ unit: build-unit ## Only the unit tests
 build-unit: $(UNIT) $(SUBJECTS)
 sanitize: ## The unit tests under ASan and UBSan, then under TSan
 	@tests/run asan tsan
-e2e: all $(SUBJECTS) $(STORMS) ## Only the end-to-end tests
+e2e: all $(SUBJECTS) $(HOSTS) $(STORMS) ## Only the end-to-end tests
 	@B=$(B) tests/run e2e
 soak: all $(STORMS) ## Storms against the agent, SECONDS=120 each; STORM=fork only those whose names have that
 	@B=$(B) STORM_SECONDS=$(or $(SECONDS),120) nice -n 5 /usr/bin/python3 -u tests/e2e/test_storms.py $(STORM)
@@ -154,9 +154,12 @@ page: all ## Only the tests of the page
 	@B=$(B) tests/run page
 fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address it searches
 	@B=$(B) tests/run fuzz
-bench: all $(BENCH) $(HOSTS) ## Measure, beside our peers
-	@for b in $(BENCH); do echo "== $${b##*/}"; $$b || exit 1; done
-	@echo "== overhead"; B=$(B) /usr/bin/python3 tests/bench/overhead.py
+bench: ## What it costs, beside our peers; QUICK=1, WHAT=calls,nginx,.. PEERS=perf,.. PAIRS= BENCH_SECONDS= MUTRACE=FILE
+	@.ci/deps bench
+	@$(MAKE) --no-print-directory all build-bench
+	@B=$(B) tests/bench/bench.py $(if $(QUICK),--quick) $(if $(WHAT),--what $(WHAT)) $(if $(PEERS),--peers $(PEERS)) \
+	    $(if $(PAIRS),--pairs $(PAIRS)) $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS))
+build-bench: $(BENCH) $(HOSTS)
 bench-calls: all $(HOSTS) ## What the agent adds to a call and to a request; ARGS='--only request --agent OTHER.so'
 	@B=$(B) tests/bench/calls.py $(or $(ARGS),--parts)
 

@@ -30,9 +30,12 @@ def run(agent, settings, batches, home):
     """{case: (ns, ns of other threads)}"""
     env = {k: v for k, v in os.environ.items() if not k.startswith("SONDE_")}
     if agent:
+        pathlib.Path(home, "windows").write_bytes(b"")
         env.update(LD_PRELOAD=str(agent), SONDE_OUTPUT=f"{home}/windows", **settings)
     out = subprocess.run([BUILD / "tests/bench/hosts/calls", str(batches)], env=env, capture_output=True, text=True, check=True,
                          timeout=120).stdout
+    if agent and not os.path.getsize(f"{home}/windows"):
+        raise RuntimeError(f"{agent} did not work")
     return {name: (float(ns), float(others)) for name, ns, others in (line.split("\t") for line in out.splitlines())}
 
 
