@@ -88,7 +88,16 @@ struct thread {
 	/* bounds of the stack, [low, high), 0: not known yet, the agent fills them in */
 	_Atomic uintptr_t stack_low, stack_high;
 
-	uintptr_t stack_seen; /* an address on it, set by the owner before it is live; 0: none */
+	_Atomic uintptr_t
+		stack_seen; /* an address on it, by the owner or its signal handler; 0: none */
+
+	/* the owner, before it is live */
+	_Atomic bool called; /* it has called us: not only found by the agent's scan */
+	uintptr_t start;     /* its function, 0: not known */
+	/* the owner, before it has ended */
+	char name[16]; /* empty: ask the kernel */
+	/* whoever arms the timer or ends the thread adds, the agent takes: CPU time that no signal told of */
+	_Atomic uint64_t unsampled_ns;
 
 	/* owner thread */
 	struct slice slice;
@@ -119,6 +128,9 @@ struct thread {
 	_Atomic uint64_t done;  /* stack of requests that it ended, for the agent to take */
 	_Atomic uint64_t waits; /* so far; owner thread stores, agent thread loads */
 	uint64_t ended;         /* requests so far; owner thread */
+
+	/* signal handler stores, who arms the timer too: the thread's CPU time when the next sample is due, 0: no timer */
+	_Atomic uint64_t due_ns;
 
 	/* signal handler stores, agent thread loads */
 	_Atomic uint64_t handler_ns;

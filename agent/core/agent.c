@@ -29,7 +29,6 @@ enum {
 	START_SLOTS = 1024, /* threads between pthread_create and their first instruction */
 	AGENT_STACK_BYTES = 512 << 10,
 	FLUSH_MS = 200, /* what an exiting process waits at most */
-	SCAN_NS = 1000000000,
 	MODULES_NS = 2000000000,
 	MODULES_SHARE = 5000, /* part of its time that reading the map may take */
 	CPU_READ_THREADS =
@@ -345,7 +344,7 @@ static void run(struct life *l)
 {
 	const uint64_t look_ns = 1000000000u / config.look_hz;
 	uint64_t next_look = 0, next_window = l->window_ns + config.window_ms * 1000000ull,
-		 next_scan = 0, busy_ns = 0;
+		 busy_ns = 0;
 	uint32_t random = (uint32_t)l->identity.instance;
 
 	for (;;) {
@@ -358,10 +357,7 @@ static void run(struct life *l)
 		drain(l, now >= next_look ? now : 0);
 		if (now >= next_look)
 			next_look = now + jittered(look_ns, &random);
-		if (now >= next_scan) {
-			scan(l);
-			next_scan = now + SCAN_NS;
-		}
+		scan(l, now);
 		if (now - l->refreshed_ns > l->refresh_ns / (l->unknown_code ? 10 : 1))
 			refresh_modules(l, now);
 		if (now >= next_window) {

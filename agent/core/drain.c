@@ -60,14 +60,17 @@ uint32_t life_thread(struct life *l, const struct thread *t)
 {
 	struct known *k = &l->known[t->index];
 	char path[64], name[32] = "";
-	FILE *f;
+	FILE *f = NULL;
 
 	if (k->tid != t->tid)
 		*k = (struct known){ .tid = t->tid };
 	if (k->dict)
 		return k->dict;
+	if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_ENDED)
+		snprintf(name, sizeof name, "%s", t->name);
 	snprintf(path, sizeof path, "/proc/self/task/%d/comm", (int)t->tid);
-	f = fopen(path, "re");
+	if (!name[0])
+		f = fopen(path, "re");
 	if (f) {
 		if (fgets(name, sizeof name, f))
 			name[strcspn(name, "\n")] = '\0';
@@ -77,24 +80,77 @@ uint32_t life_thread(struct life *l, const struct thread *t)
 	return k->dict;
 }
 
+static struct sibling *sibling_of(struct life *l, const struct thread *t)
+{
+	return &l->siblings[(t->start >> 4) % LIFE_SIBLINGS];
+}
+
+/*
+ * CPU time of which no signal told goes where the thread was last seen; when it was too short to be seen at all, where
+ * another one that began with the same function was. What a thread used before we knew of it has a name of its own.
+ */
+static uint32_t unsampled_stack(struct life *l, const struct thread *t, const struct known *k)
+{
+	const struct sibling *sibling = sibling_of(l, t);
+	struct dict_frame frames[2] = { 0 };
+
+	if (k->cpu_stack)
+		return k->cpu_stack;
+	if (t->start && sibling->start == t->start)
+		return sibling->cpu_stack;
+	frames[0].address = dict_function(
+		l->dict, t->start ? "[not sampled]" : "[before the thread was found]", NULL, 0);
+	if (t->start)
+		frames[1] = frame_of(l, t->start);
+	return dict_stack(l->dict, frames, t->start ? 2 : 1);
+}
+
+static void drain_unsampled(struct life *l, struct thread *t)
+{
+	const struct known *k = &l->known[t->index];
+	uint64_t ns;
+	uint32_t thread;
+
+	if (!atomic_load_explicit(&t->unsampled_ns, memory_order_relaxed))
+		return;
+	ns = atomic_exchange_explicit(&t->unsampled_ns, 0, memory_order_relaxed);
+	thread = life_thread(l, t);
+	aggregate_sample(l->aggregate, &(struct sample){ .request = k->cpu_request,
+							 .stack = unsampled_stack(l, t, k),
+							 .thread = thread,
+							 .state = CPU,
+							 .ns = ns,
+							 .count = 1 });
+}
+
 void drain_ring(struct life *l, struct thread *t)
 {
+	bool ended = atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_ENDED;
 	const struct sample_record *s;
 	uint32_t len;
 
+	if (!ended) /* from before it had a timer, or this timer */
+		drain_unsampled(l, t);
 	while ((s = ring_peek(&t->ring, &len)) != NULL) {
-		aggregate_sample(l->aggregate,
-				 &(struct sample){ .request = s->request,
-						   .stack = life_stack(l, s->pcs, s->depth),
-						   .thread = life_thread(l, t),
-						   .state = CPU,
-						   .ns = s->weight_ns,
-						   .count = 1 });
+		uint32_t thread = life_thread(l, t), stack = life_stack(l, s->pcs, s->depth);
+
+		l->known[t->index].cpu_stack = stack;
+		l->known[t->index].cpu_request = s->request;
+		if (t->start)
+			*sibling_of(l, t) = (struct sibling){ t->start, stack };
+		aggregate_sample(l->aggregate, &(struct sample){ .request = s->request,
+								 .stack = stack,
+								 .thread = thread,
+								 .state = CPU,
+								 .ns = s->weight_ns,
+								 .count = 1 });
 		l->samples++;
 		if (s->end < UNWIND_END_COUNT)
 			l->ends[s->end]++;
 		ring_pop(&t->ring, len);
 	}
+	if (ended) /* from after the last sample */
+		drain_unsampled(l, t);
 }
 
 void drain_free(struct life *l, struct thread *t)

@@ -20,7 +20,8 @@
 
 enum {
 	LIFE_THREADS = 4096,
-	LIFE_LABELLED = 4 /* labelled requests told per window */
+	LIFE_SIBLINGS = 64, /* a second function in the same place takes it over */
+	LIFE_LABELLED = 4   /* labelled requests told per window */
 };
 
 /* What was last seen of a host thread's record, small and apart: at most looks nothing else is touched. */
@@ -41,6 +42,15 @@ struct known {
 	request_id request;
 	uint64_t counted_ns; /* a look's time: up to here it has been counted */
 	uint64_t counted_looks;
+
+	uint32_t cpu_stack;     /* of its last CPU sample, 0: none yet */
+	request_id cpu_request; /* and what it worked on */
+};
+
+/* Where the threads that begin with one function were last seen on a CPU; direct-mapped. */
+struct sibling {
+	uintptr_t start;
+	uint32_t cpu_stack;
 };
 
 struct life {
@@ -57,9 +67,11 @@ struct life {
 
 	struct known known[LIFE_THREADS + 1];
 	struct seen seen[LIFE_THREADS + 1];
+	struct sibling siblings[LIFE_SIBLINGS];
 	uint64_t seq;
 	uint64_t window_ns, window_unix_ns; /* start of the one in the making */
 	uint64_t looked_ns, looks;          /* last look at the waits; looks so far */
+	uint64_t next_scan_ns, scan_due_ns; /* of threads: not before, at the latest */
 	uint64_t refreshed_ns, refresh_ns;  /* last look at the modules; time to the next one */
 	bool unknown_code;                  /* an address without a module was seen: look again */
 	unsigned drained;                   /* requests that the last drain found */
@@ -98,8 +110,8 @@ void drain_requests(struct life *l, struct thread *t);
 /** @t has ended and nothing of it is left: its record is free. */
 void drain_free(struct life *l, struct thread *t);
 
-/** Find threads that never called us and those that are gone; fill in stack bounds. */
-void scan(struct life *l);
+/** When it is time, find threads that never called us and those that are gone; fill in stack bounds. */
+void scan(struct life *l, uint64_t now_ns);
 
 /** The dictionary id of @t, telling the dictionary when it is new. */
 uint32_t life_thread(struct life *l, const struct thread *t);

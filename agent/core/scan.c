@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Once a second: threads that were made behind our back get a record and a timer, records of threads that went without a
- * word are closed, and stacks that nobody described get bounds from the memory map.
+ * Now and then, and soon when the kernel counts other threads than we do: threads that were made behind our back get a
+ * record and a timer, records of threads that went without a word are closed, and stacks that nobody described get bounds
+ * from the memory map.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -16,8 +17,12 @@
 
 enum {
 	SCAN_TIDS = LIFE_THREADS,
-	SCAN_SKIPS =
-		8 /* scans that may do with a number that fits, before one reads the names again */
+	SCAN_S = 8, /* the names are read at the latest after */
+	SCAN_LEAST_NS =
+		50000000, /* between looks at the number, or at the names when it does not fit */
+	SCAN_MOST_NS = 1000000000,
+	CHECK_COST = 10000, /* else, the one may cost this part of a core, */
+	SCAN_COST = 1000    /* and the other that one */
 };
 
 struct tids {
@@ -55,7 +60,7 @@ static bool read_tids(struct tids *out)
 
 /*
  * Whether there are as many threads as we know, and we ourselves: the directory's links count them, for 7 us where its
- * names cost 1 us each. One that went while another came is found a few seconds later.
+ * names cost 1 us each. One that went while another came is found some seconds later.
  */
 static bool as_many_as_known(void)
 {
@@ -101,7 +106,8 @@ static uintptr_t stack_pointer_of(pid_t tid)
 /* The mapping around an address of the thread's stack: what can be read there without a fault. */
 static void find_stack(struct thread *t)
 {
-	uintptr_t seen = t->stack_seen ? t->stack_seen : stack_pointer_of(t->tid);
+	uintptr_t noted = atomic_load_explicit(&t->stack_seen, memory_order_relaxed);
+	uintptr_t seen = noted ? noted : stack_pointer_of(t->tid);
 	FILE *maps = seen ? fopen("/proc/self/maps", "re") : NULL;
 	char line[512];
 
@@ -121,21 +127,31 @@ static void find_stack(struct thread *t)
 	fclose(maps);
 }
 
-void scan(struct life *l)
+/* A thread that was found called us for the first time at the same moment, and has two records: one is too many. */
+static void retire_doubles(struct tids *callers)
 {
-	static struct tids now, before, known; /* the agent's thread is the only one here */
-	static unsigned skipped;
 	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
 
-	if (skipped < SCAN_SKIPS && as_many_as_known()) {
-		skipped++;
-		return;
+	qsort(callers->tid, callers->count, sizeof *callers->tid, by_number);
+	for (uint32_t i = 1; i <= threads; i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE &&
+		    !atomic_load_explicit(&t->called, memory_order_relaxed) && has(callers, t->tid))
+			thread_gone(t);
 	}
-	skipped = 0;
+}
+
+static void look_for_threads(struct life *l)
+{
+	static struct tids now, before, known,
+		callers; /* the agent's thread is the only one here */
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
 	before = now;
 	if (!read_tids(&now))
 		return;
-	known.count = 0;
+	known.count = callers.count = 0;
 	for (uint32_t i = 1; i <= threads; i++) {
 		struct thread *t = pool_at(&shared->threads, i);
 		struct known *k = &l->known[i];
@@ -150,13 +166,34 @@ void scan(struct life *l)
 			thread_gone(t);
 		else
 			k->missed = true;
-		if (known.count < SCAN_TIDS)
-			known.tid[known.count++] = t->tid;
+		known.tid[known.count++] = t->tid;
+		if (atomic_load_explicit(&t->called, memory_order_relaxed))
+			callers.tid[callers.count++] = t->tid;
 	}
+	retire_doubles(&callers);
 	qsort(known.tid, known.count, sizeof *known.tid, by_number);
 	/* Two scans in a row: a thread that is just starting registers itself. */
 	for (unsigned i = 0; i < now.count; i++)
 		if (now.tid[i] != shared->agent_tid && has(&before, now.tid[i]) &&
 		    !has(&known, now.tid[i]))
 			thread_register_other(now.tid[i]);
+}
+
+void scan(struct life *l, uint64_t now_ns)
+{
+	uint64_t start, pause;
+
+	if (now_ns < l->next_scan_ns)
+		return;
+	start = clock_cpu_ns();
+	if (now_ns < l->scan_due_ns && as_many_as_known()) {
+		pause = (clock_cpu_ns() - start) * CHECK_COST;
+	} else {
+		look_for_threads(l);
+		l->scan_due_ns = now_ns + SCAN_S * 1000000000ull;
+		pause = (clock_cpu_ns() - start) * SCAN_COST;
+	}
+	if (pause < SCAN_LEAST_NS)
+		pause = SCAN_LEAST_NS;
+	l->next_scan_ns = now_ns + (pause < SCAN_MOST_NS ? pause : SCAN_MOST_NS);
 }

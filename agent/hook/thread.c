@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -41,7 +42,57 @@ static clockid_t clock_of(pid_t tid)
 	return (clockid_t)(~(unsigned)tid << 3 | 6);
 }
 
-static void timer_make(struct thread *t, clockid_t clock)
+/* 0: it is gone. */
+static uint64_t cpu_of(pid_t tid)
+{
+	struct timespec t;
+
+	if (clock_gettime(clock_of(tid), &t))
+		return 0;
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Every bit of the result depends on every bit of @x: the finalizer of MurmurHash3. */
+static uint64_t mixed(uint64_t x)
+{
+	x = (x ^ x >> 33) * 0xff51afd7ed558ccdu;
+	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53u;
+	return x ^ x >> 33;
+}
+
+/*
+ * The timer of @t is off now, at @cpu_ns of its CPU time. The kernel looks at CPU timers on its ticks only: what expired
+ * since the last one, half a tick on average, was not delivered and will not be. A thread of 5 ms would lose two fifths.
+ */
+static void missed(struct thread *t, uint64_t cpu_ns)
+{
+	uint64_t due = atomic_exchange_explicit(&t->due_ns, 0, memory_order_relaxed);
+
+	if (due && cpu_ns >= due)
+		atomic_fetch_add_explicit(&t->unsampled_ns,
+					  ((cpu_ns - due) / t->timer_period_ns + 1) *
+						  t->timer_period_ns,
+					  memory_order_relaxed);
+}
+
+/* What a thread used before it had a timer; below a period it is its start, and worth no word. */
+static void used_before(struct thread *t)
+{
+	uint64_t cpu = cpu_of(t->tid);
+
+	if (cpu > thread_setup.period_ns)
+		atomic_fetch_add_explicit(&t->unsampled_ns, cpu, memory_order_relaxed);
+}
+
+static void timer_delete_of(struct thread *t)
+{
+	if (t->timer >= 0)
+		syscall(SYS_timer_delete, t->timer);
+	t->timer = -1;
+	missed(t, cpu_of(t->tid));
+}
+
+static void timer_make(struct thread *t)
 {
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID,
 				  .sigev_signo = thread_setup.signal };
@@ -51,7 +102,7 @@ static void timer_make(struct thread *t, clockid_t clock)
 		return;
 	event.sigev_value.sival_ptr = t;
 	event._sigev_un._tid = t->tid;
-	if (syscall(SYS_timer_create, clock, &event, &t->timer)) {
+	if (syscall(SYS_timer_create, clock_of(t->tid), &event, &t->timer)) {
 		t->timer = -1;
 		drop(DROP_TIMERS);
 		return;
@@ -69,31 +120,40 @@ void thread_move_timers(int number)
 
 		if (atomic_load_explicit(&t->life, memory_order_acquire) != THREAD_LIVE)
 			continue;
-		if (t->timer >= 0)
-			syscall(SYS_timer_delete, t->timer);
-		timer_make(t, clock_of(t->tid));
+		timer_delete_of(t);
+		timer_make(t);
 	}
 }
 
 void thread_timer_start(struct thread *t)
 {
 	uint32_t period = thread_setup.period_ns;
-	/* A random phase, so that threads that start together are not sampled together. */
-	uint32_t first = 1 + (uint32_t)(((uint64_t)t->tid * 2654435761u + clock_ns()) % period);
-	struct itimerspec spec = { .it_interval = { period / 1000000000u, period % 1000000000u },
-				   .it_value = { first / 1000000000u, first % 1000000000u } };
+	uint64_t now = cpu_of(t->tid), first;
+	struct itimerspec spec = { .it_interval = { period / 1000000000u, period % 1000000000u } };
 
+	if (t->timer < 0 || !now)
+		return;
+	missed(t, now);
+	/*
+	 * A random phase, evenly over the period: threads that start together are not sampled together, and one that lives
+	 * for less than a period is sampled with a chance proportional to its CPU time.
+	 */
+	first = now + 1 + mixed((uint64_t)t->tid << 32 ^ clock_ns()) % period;
+	spec.it_value.tv_sec = (time_t)(first / 1000000000u);
+	spec.it_value.tv_nsec = (long)(first % 1000000000u);
 	t->timer_period_ns = period;
-	if (t->timer >= 0)
-		syscall(SYS_timer_settime, t->timer, 0, &spec, NULL);
+	atomic_store_explicit(&t->due_ns, first, memory_order_relaxed);
+	syscall(SYS_timer_settime, t->timer, TIMER_ABSTIME, &spec, NULL);
 }
 
 void thread_timer_stop(struct thread *t)
 {
 	struct itimerspec off = { 0 };
 
-	if (t->timer >= 0)
-		syscall(SYS_timer_settime, t->timer, 0, &off, NULL);
+	if (t->timer < 0)
+		return;
+	syscall(SYS_timer_settime, t->timer, 0, &off, NULL);
+	missed(t, cpu_of(t->tid));
 }
 
 /* A fresh record: whatever its last user left is gone, but for its ring, which the agent has emptied. */
@@ -172,7 +232,7 @@ struct thread *thread_find(pid_t tid)
 	return NULL;
 }
 
-static struct thread *register_with_stack(size_t stack_bytes)
+static struct thread *register_with_stack(size_t stack_bytes, uintptr_t start)
 {
 	pid_t tid = (pid_t)syscall(SYS_gettid);
 	struct thread *t = thread_find(tid); /* made by the agent's scan before this first call */
@@ -186,7 +246,10 @@ static struct thread *register_with_stack(size_t stack_bytes)
 		main_stack(t);
 	else
 		pthread_stack(t, stack_bytes);
-	t->stack_seen = (uintptr_t)__builtin_frame_address(0);
+	atomic_store_explicit(&t->stack_seen, (uintptr_t)__builtin_frame_address(0),
+			      memory_order_relaxed);
+	t->start = start;
+	atomic_store_explicit(&t->called, true, memory_order_relaxed);
 	if (exit_key_made)
 		pthread_setspecific(exit_key, t);
 	t->event_exit_ns = clock_ns();
@@ -194,14 +257,16 @@ static struct thread *register_with_stack(size_t stack_bytes)
 	atomic_store_explicit(&t->life, THREAD_LIVE, memory_order_release);
 	tls.self = t;
 	unblock_signal();
-	if (!scanned)
-		timer_make(t, CLOCK_THREAD_CPUTIME_ID);
+	if (!scanned) {
+		used_before(t);
+		timer_make(t);
+	}
 	return t;
 }
 
 struct thread *thread_register(void)
 {
-	return register_with_stack(0);
+	return register_with_stack(0, 0);
 }
 
 struct thread *thread_register_other(pid_t tid)
@@ -210,16 +275,15 @@ struct thread *thread_register_other(pid_t tid)
 
 	if (!t)
 		return NULL;
+	used_before(t);
 	atomic_store_explicit(&t->life, THREAD_LIVE, memory_order_release);
-	timer_make(t, clock_of(tid));
+	timer_make(t);
 	return t;
 }
 
 void thread_gone(struct thread *t)
 {
-	if (t->timer >= 0)
-		syscall(SYS_timer_delete, t->timer);
-	t->timer = -1;
+	timer_delete_of(t);
 	atomic_store_explicit(&t->life, THREAD_ENDED, memory_order_release);
 }
 
@@ -234,6 +298,8 @@ static void on_exit_of(void *record)
 		request_park(t, clock_ns());
 	tls.outside = 1;
 	tls.self = NULL;
+	/* Nobody can ask for it when the agent gets here. */
+	syscall(SYS_prctl, PR_GET_NAME, t->name, 0, 0, 0);
 	thread_gone(t);
 }
 
@@ -261,7 +327,7 @@ static void *trampoline(void *argument)
 	tls.blocks = start->blocks;
 	pool_give(&shared->starts, pool_index(&shared->starts, start));
 	if (!tls.self)
-		register_with_stack(bytes);
+		register_with_stack(bytes, (uintptr_t)function);
 	return function(value);
 }
 

@@ -60,7 +60,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
 	struct thread *t = ours(info) ? thread_of(info) : NULL;
-	uint64_t start = clock_ns();
+	uint64_t start = clock_ns(), due;
 	struct sample_record *record;
 	struct unwind_stack stack = { 0 };
 	struct unwind_regs regs;
@@ -87,6 +87,11 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	record->record.kind = RECORD_SAMPLE;
 	record->request = atomic_load_explicit(&t->current, memory_order_relaxed);
 	record->weight_ns = (uint64_t)t->timer_period_ns * (1 + (uint64_t)info->si_overrun);
+	due = atomic_load_explicit(&t->due_ns, memory_order_relaxed);
+	if (due)
+		atomic_store_explicit(&t->due_ns, due + record->weight_ns, memory_order_relaxed);
+	if (unlikely(!stack.high)) /* nobody told: the agent looks it up */
+		atomic_store_explicit(&t->stack_seen, regs.sp, memory_order_relaxed);
 	record->depth = unwind_walk(&regs, &stack, record->pcs, setup.depth, &end);
 	record->end = end;
 	ring_commit(&t->ring, (uint32_t)(sizeof *record + record->depth * sizeof record->pcs[0]));
