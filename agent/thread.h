@@ -212,6 +212,7 @@ struct thread_local_state {
 	uint32_t
 		in_vfork; /* the parent of a vfork sees its child's calls as its own: set by the stub */
 	bool blocks;      /* the host believes that our signal is blocked here */
+	uintptr_t alt_low, alt_bytes; /* the alternate signal stack that the host has set */
 };
 extern __thread struct thread_local_state tls;
 

@@ -124,6 +124,7 @@
   X(int, sigwait, (const sigset_t *, int *))                                                       \
   X(int, sigwaitinfo, (const sigset_t *, siginfo_t *))                                             \
   X(int, sigtimedwait, (const sigset_t *, siginfo_t *, const struct timespec *))                   \
+  X(int, sigaltstack, (const stack_t *, stack_t *))                                                \
   X(int, signalfd, (int, const sigset_t *, int))                                                   \
   X(sighandler_t, signal, (int, sighandler_t))                                                     \
   X(sighandler_t, __sysv_signal, (int, sighandler_t))                                              \

@@ -125,25 +125,35 @@ void thread_move_timers(int number)
 	}
 }
 
-void thread_timer_start(struct thread *t)
+/* Expiries from @after_ns of its CPU time on. */
+static void timer_arm(struct thread *t, uint64_t after_ns)
 {
 	uint32_t period = thread_setup.period_ns;
-	uint64_t now = cpu_of(t->tid), first;
+	uint64_t now = cpu_of(t->tid), first = now + after_ns;
 	struct itimerspec spec = { .it_interval = { period / 1000000000u, period % 1000000000u } };
 
 	if (t->timer < 0 || !now)
 		return;
 	missed(t, now);
-	/*
-	 * A random phase, evenly over the period: threads that start together are not sampled together, and one that lives
-	 * for less than a period is sampled with a chance proportional to its CPU time.
-	 */
-	first = now + 1 + mixed((uint64_t)t->tid << 32 ^ clock_ns()) % period;
 	spec.it_value.tv_sec = (time_t)(first / 1000000000u);
 	spec.it_value.tv_nsec = (long)(first % 1000000000u);
 	t->timer_period_ns = period;
 	atomic_store_explicit(&t->due_ns, first, memory_order_relaxed);
 	syscall(SYS_timer_settime, t->timer, TIMER_ABSTIME, &spec, NULL);
+}
+
+void thread_timer_start(struct thread *t)
+{
+	/*
+	 * A random phase, evenly over the period: threads that start together are not sampled together, and one that lives
+	 * for less than a period is sampled with a chance proportional to its CPU time.
+	 */
+	timer_arm(t, 1 + mixed((uint64_t)t->tid << 32 ^ clock_ns()) % thread_setup.period_ns);
+}
+
+void thread_timer_delay(struct thread *t)
+{
+	timer_arm(t, thread_setup.period_ns);
 }
 
 void thread_timer_stop(struct thread *t)

@@ -41,6 +41,9 @@ void thread_gone(struct thread *t);
 /** From now on the timers of all threads send @number; 0: they are gone. Context: hook. */
 void thread_move_timers(int number);
 
+/** No expiry of the calling thread's sampling timer for a whole period. Context: hook. */
+void thread_timer_delay(struct thread *t);
+
 /** Stop the calling thread's sampling timer, and start it again. Context: hook. */
 void thread_timer_stop(struct thread *t);
 void thread_timer_start(struct thread *t);

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <sys/auxv.h>
 
 #include "agent/hook/real.h"
 #include "agent/sig/ring.h"
@@ -126,14 +127,48 @@ static void mask_fill(sigset_t *mask)
 
 /*
  * SA_ONSTACK: a host with coroutines on stacks of a few KiB, or with Go in it, has given its threads an alternate stack for
- * every signal; on the others it changes nothing.
+ * every signal; on the others it changes nothing. But a crash handler's may be of 2 KiB, and never used: there the kernel
+ * would find no room for its frame, and kill the host. Such a host has no stacks that are smaller still: off it, then.
  */
-int handler_install(int from)
+static atomic_int on_altstack = SA_ONSTACK;
+
+enum {
+	OUR_STACK_BYTES = 1536,    /* tests/unit/test_handler.c: 1 KiB at most */
+	KERNEL_FRAME_BYTES = 4096, /* where the kernel does not say */
+};
+
+size_t handler_stack_bytes(void)
+{
+	unsigned long frame = getauxval(AT_MINSIGSTKSZ);
+
+	return (frame ? frame : KERNEL_FRAME_BYTES) + OUR_STACK_BYTES;
+}
+
+static struct sigaction action_of(void)
 {
 	struct sigaction action = { .sa_sigaction = on_signal,
-				    .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
+				    .sa_flags = SA_SIGINFO | SA_RESTART |
+						atomic_load_explicit(&on_altstack,
+								     memory_order_relaxed) };
 
 	mask_fill(&action.sa_mask);
+	return action;
+}
+
+void handler_leave_altstacks(int number)
+{
+	struct sigaction action;
+
+	if (!atomic_exchange_explicit(&on_altstack, 0, memory_order_relaxed))
+		return;
+	action = action_of();
+	real.sigaction(number, &action, NULL);
+}
+
+int handler_install(int from)
+{
+	struct sigaction action = action_of();
+
 	for (int number = from ? from : SIGRTMIN + 5; number <= SIGRTMAX; number++) {
 		struct sigaction now;
 

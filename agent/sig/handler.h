@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /** Where thread records lie, to tell our own signals by their cookie, and how deep to walk. Context: agent start. */
@@ -17,6 +18,15 @@ void handler_start(const void *threads, uint32_t count, uint32_t stride, unsigne
  * when there is none. Context: agent start, hook.
  */
 int handler_install(int from);
+
+/** What an alternate stack must have for one sample to fit: the kernel's frame and ours. Context: any. */
+size_t handler_stack_bytes(void);
+
+/**
+ * Run on the threads' own stacks from now on: the host has set an alternate one that @number, which is ours, does not fit
+ * on. Context: hook.
+ */
+void handler_leave_altstacks(int number);
 
 /** Whether @action, as the kernel has it, is ours. Context: any. */
 bool handler_is_ours(const struct sigaction *action);
