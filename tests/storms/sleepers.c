@@ -47,6 +47,15 @@ static long raw_futex(uint32_t *word, int op, uint32_t value, const struct times
 	return syscall(SYS_futex, word, op, value, timeout, NULL, 0);
 }
 
+/* For waits that nothing ends but time: until a little after the storm. */
+static struct timespec until_end(void)
+{
+	uint64_t end = storm_until_ns + 300000000, now = storm_clock_ns(),
+		 ns = end > now ? end - now : 0;
+
+	return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+}
+
 static bool still_read(void)
 {
 	char b;
@@ -207,12 +216,10 @@ static bool still_mq(void)
 
 static bool still_io_getevents(void)
 {
-	struct timespec until_end = { .tv_nsec = 1 };
+	struct timespec t = until_end();
 	struct io_event e;
 
-	/* nothing ever ends: until the storm does */
-	until_end.tv_sec = (time_t)((storm_until_ns - storm_clock_ns()) / 1000000000u);
-	return syscall(SYS_io_getevents, it.aio, 1, 1, &e, &until_end) == 0;
+	return syscall(SYS_io_getevents, it.aio, 1, 1, &e, &t) == 0; /* nothing is ever done */
 }
 
 static bool still_sigwait(void)
@@ -242,16 +249,15 @@ static bool still_sigsuspend(void)
 
 static bool still_nanosleep(void)
 {
-	uint64_t ns = storm_until_ns - storm_clock_ns(), start = storm_clock_ns();
-	struct timespec t = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+	struct timespec t = until_end();
 
-	return nanosleep(&t, NULL) == 0 && storm_clock_ns() - start >= ns;
+	return nanosleep(&t, NULL) == 0 && !storm_on();
 }
 
 static bool still_clock_nanosleep(void)
 {
-	struct timespec t = { (time_t)(storm_until_ns / 1000000000u),
-			      (long)(storm_until_ns % 1000000000u) };
+	uint64_t end = storm_until_ns + 300000000;
+	struct timespec t = { (time_t)(end / 1000000000u), (long)(end % 1000000000u) };
 
 	return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == 0 && !storm_on();
 }
@@ -487,7 +493,7 @@ struct brief {
 	aio_context_t aio;
 	pthread_mutex_t mutex;
 	pthread_cond_t cond;
-	sem_t semaphore;
+	sem_t semaphore, end;
 	uint32_t word;
 	mqd_t queue;
 	pthread_t other;
@@ -718,11 +724,9 @@ enum {
 static struct tally brief_right[BRIEFS], brief_early = TALLY("no brief wait returns early");
 static char brief_names[BRIEFS][64];
 
-static void *idle_until_end(void *unused)
+static void *idle(void *brief)
 {
-	(void)unused;
-	while (storm_on())
-		usleep(20000);
+	sem_wait(&((struct brief *)brief)->end);
 	return NULL;
 }
 
@@ -747,11 +751,13 @@ static void brief_open(struct brief *b)
 	snprintf(name, sizeof name, "/storm-%ld", syscall(SYS_gettid));
 	MUST(b->queue = mq_open(name, O_CREAT | O_EXCL | O_RDWR, 0600, &attributes));
 	MUST(mq_unlink(name));
-	MUST_0(pthread_create(&b->other, NULL, idle_until_end, NULL));
+	MUST(sem_init(&b->end, 0, 0));
+	MUST_0(pthread_create(&b->other, NULL, idle, b));
 }
 
 static void brief_close(struct brief *b)
 {
+	MUST(sem_post(&b->end));
 	MUST_0(pthread_join(b->other, NULL));
 	for (int i = 0; i < 2; i++) {
 		MUST(close(b->pipe[i]));
@@ -766,11 +772,13 @@ static void brief_close(struct brief *b)
 
 static void *brief_main(void *seed)
 {
-	uint32_t random = (uint32_t)(uintptr_t)seed;
+	const unsigned first = (unsigned)(uintptr_t)seed;
+	uint32_t random = first;
 	struct brief b;
 
 	brief_open(&b);
-	for (unsigned i = random; storm_on(); i++) {
+	/* each of them once at least, however slow the machine */
+	for (unsigned i = first; storm_on() || i < first + BRIEFS; i++) {
 		unsigned which = i % BRIEFS;
 		long us = 200 + (long)(storm_random(&random) % 1500);
 		sonde_request request = i % 3 ? sonde_begin("brief") : 0;
@@ -819,7 +827,8 @@ int main(int argc, char **argv)
 
 		while (!__atomic_load_n(&stills[i].tid, __ATOMIC_ACQUIRE))
 			usleep(1000);
-		while ((c = counters_of(stills[i].tid)).state != 'S')
+		while ((c = counters_of(stills[i].tid)).state != 'S' &&
+		       !__atomic_load_n(&stills[i].ended, __ATOMIC_ACQUIRE))
 			usleep(1000);
 		usleep(2000); /* the last step is a short one */
 		before[i] = counters_of(stills[i].tid);
@@ -828,17 +837,15 @@ int main(int argc, char **argv)
 		MUST_0(pthread_create(&busy[i], NULL, storm_burner, NULL));
 	for (uintptr_t i = 0; i < BRIEF_THREADS; i++)
 		MUST_0(pthread_create(&brief[i], NULL, brief_main, (void *)(i * 4 + 1)));
-	/* Some waits end with the storm by themselves: look a little before. */
-	while (storm_clock_ns() + 100000000 < storm_until_ns)
+	/* Some waits end by themselves soon after. */
+	while (storm_on())
 		usleep(10000);
 	for (int i = 0; i < STILLS; i++) {
 		struct counters c = counters_of(stills[i].tid);
-		bool timed = storm_clock_ns() + 20000000 > storm_until_ns;
+		bool late = storm_clock_ns() > storm_until_ns + 200000000;
 
-		if (timed && stills[i].ended)
-			continue; /* we came late, and it is over */
-		if (stills[i].wait == still_io_getevents && stills[i].ended)
-			continue; /* its time is in whole seconds */
+		if (late && __atomic_load_n(&stills[i].ended, __ATOMIC_ACQUIRE))
+			continue;
 		tally(&still_sleeps, !stills[i].ended, "%s is over", stills[i].name);
 		tally(&still_switches,
 		      c.voluntary == before[i].voluntary && c.forced == before[i].forced,
@@ -846,8 +853,6 @@ int main(int argc, char **argv)
 		      c.voluntary - before[i].voluntary, c.forced - before[i].forced);
 		tally(&still_signals, c.pending == 0, "%s: %lx", stills[i].name, c.pending);
 	}
-	while (storm_on())
-		usleep(1000);
 	wake_all();
 	for (int i = 0; i < 2; i++)
 		MUST_0(pthread_join(busy[i], NULL));
