@@ -28,6 +28,7 @@
 enum {
 	START_SLOTS = 1024, /* threads between pthread_create and their first instruction */
 	AGENT_STACK_BYTES = 512 << 10,
+	RETIRE_S = 1,
 	FLUSH_MS = 200, /* what an exiting process waits at most */
 	MODULES_NS = 2000000000,
 	MODULES_SHARE = 5000, /* part of its time that reading the map may take */
@@ -47,6 +48,10 @@ static struct config config; /* constant after boot, but for a fork's child */
 static char config_error[512];
 static bool mapped;          /* the shared memory is there */
 static struct life *life;    /* of this process's agent thread */
+static _Atomic bool retired; /* for good: fork's children, too */
+static const char *retired_why;
+static pthread_t agent_thread;
+static _Atomic bool thread_made;
 static unsigned life_number; /* forks between the first process and this one */
 
 static const char *const drop_names[DROPS] = {
@@ -298,7 +303,8 @@ static void nap(uint64_t ns, uint32_t seen)
 			      .tv_nsec = (long)(ns % 1000000000u) };
 
 	if (atomic_load_explicit(&shared->flush_asked, memory_order_acquire) ==
-	    atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
+		    atomic_load_explicit(&shared->flush_done, memory_order_relaxed) &&
+	    !atomic_load_explicit(&shared->retiring, memory_order_acquire))
 		syscall(SYS_futex, &shared->wake, FUTEX_WAIT_PRIVATE, seen, &t, NULL, 0);
 }
 
@@ -347,7 +353,7 @@ static void run(struct life *l)
 		 busy_ns = 0;
 	uint32_t random = (uint32_t)l->identity.instance;
 
-	for (;;) {
+	while (!atomic_load_explicit(&shared->retiring, memory_order_acquire)) {
 		uint64_t now;
 		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
@@ -428,7 +434,8 @@ static void wait_for_something(void)
 {
 	uint64_t until = clock_ns() + BEGIN_NS;
 
-	while (clock_ns() < until && !anything()) {
+	while (clock_ns() < until && !anything() &&
+	       !atomic_load_explicit(&shared->retiring, memory_order_acquire)) {
 		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
 
@@ -441,10 +448,20 @@ static void wait_for_something(void)
 	}
 }
 
+/* One line in the collector. */
+static void tell(struct life *l, const char *what)
+{
+	struct encode_buffer buffer = { 0 };
+	uint64_t mono_ns, unix_ns;
+
+	identity_clocks(&mono_ns, &unix_ns);
+	if (encode_event(&buffer, what, unix_ns) == 0)
+		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+}
+
 static void *agent_main(void *argument)
 {
 	struct life *l = argument;
-	struct encode_buffer buffer = { 0 };
 
 	tls.outside = 1;
 	prctl(PR_SET_NAME, "sonde");
@@ -459,9 +476,13 @@ static void *agent_main(void *argument)
 		wait_for_something();
 	refresh_modules(l, l->window_ns);
 	l->looked_ns = l->window_ns;
-	if (config_error[0] && encode_event(&buffer, config_error, l->window_unix_ns) == 0)
-		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+	if (config_error[0])
+		tell(l, config_error);
 	run(l);
+	tell(l, retired_why);
+	answer_flush(l, atomic_load_explicit(&shared->flush_asked, memory_order_acquire));
+	transport_destroy(l->transport); /* the rest stays: there is no second life */
+	l->transport = NULL;
 	return NULL;
 }
 
@@ -470,19 +491,18 @@ static void *agent_main(void *argument)
 static int start_thread(struct life *l)
 {
 	pthread_attr_t attributes;
-	pthread_t thread;
 	sigset_t all, before;
 	int r = pthread_attr_init(&attributes);
 
 	if (r)
 		return -r;
 	pthread_attr_setstacksize(&attributes, AGENT_STACK_BYTES);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	sigfillset(&all);
 	real.pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = real.pthread_create(&thread, &attributes, agent_main, l);
+	r = real.pthread_create(&agent_thread, &attributes, agent_main, l);
 	real.pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
+	atomic_store_explicit(&thread_made, r == 0, memory_order_release);
 	return -r;
 }
 
@@ -498,6 +518,8 @@ bool agent_begin(void)
 	uint32_t was = AGENT_OFF;
 	int saved = errno;
 
+	if (atomic_load_explicit(&retired, memory_order_acquire))
+		return false;
 	if (!atomic_compare_exchange_strong_explicit(&shared->life, &was, AGENT_STARTING,
 						     memory_order_acquire, memory_order_acquire))
 		return was == AGENT_ON;
@@ -534,9 +556,12 @@ static void rename_output(void)
 
 void agent_forked(void)
 {
+	if (atomic_load_explicit(&retired, memory_order_acquire))
+		return;
 	rename_output();
 	if (life && life->transport)
 		transport_abandon(life->transport);
+	thread_made = false;
 	life = NULL; /* leaked: the parent's thread may have been in the middle of changing it */
 	unwind_after_fork();
 }
@@ -557,6 +582,35 @@ void agent_flush(void)
 			    0) &&
 		    errno == ETIMEDOUT)
 			break;
+}
+
+void agent_retire(const char *why)
+{
+	struct timespec until;
+	int saved = errno, state;
+
+	if (atomic_exchange_explicit(&retired, true, memory_order_acq_rel))
+		return;
+	children_forbid();
+	if (!shared)
+		return;
+	say(why);
+	conn_unstamp_all();
+	if (atomic_exchange_explicit(&shared->life, AGENT_DISABLED, memory_order_acq_rel) ==
+	    AGENT_ON) {
+		thread_retire();
+		retired_why = why;
+		atomic_store_explicit(&shared->retiring, 1, memory_order_release);
+		ring_bell(&shared->wake);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += RETIRE_S;
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+		if (atomic_load_explicit(&thread_made, memory_order_acquire))
+			real.pthread_timedjoin_np(agent_thread, NULL, &until);
+		pthread_setcancelstate(state, NULL);
+		thread_retire(); /* who was just registering */
+	}
+	errno = saved;
 }
 
 void agent_boot(char *const *envp)

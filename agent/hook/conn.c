@@ -364,6 +364,16 @@ bool conn_stamp(int fd)
 	return done;
 }
 
+void conn_unstamp_all(void)
+{
+	int last = atomic_load_explicit(&highest, memory_order_relaxed), saved = errno;
+
+	for (int fd = 0; thread_setup.timestamps && fd <= last; fd++)
+		if (stamp_flags(fd) == STAMP_FLAGS)
+			unstamp(fd);
+	errno = saved;
+}
+
 bool conn_listening(int fd)
 {
 	return kind_of(fd) == FD_LISTENING_STAMPED;

@@ -101,6 +101,9 @@ void conn_closing(struct thread *t, int fd, bool only_shutdown);
 /** Ask the kernel to stamp what listening or accepted socket @fd receives. Returns whether it does. */
 bool conn_stamp(int fd);
 
+/** Take our stamps off every socket of this process. Context: hook, when the agent retires. */
+void conn_unstamp_all(void);
+
 /** Whether @fd was stamped by us as a listening socket. */
 bool conn_listening(int fd);
 void conn_set_listening(int fd, bool stamped);

@@ -32,7 +32,9 @@ static __attribute__((constructor)) void process_start(int argc, char **argv, ch
 static __attribute__((destructor)) void process_end(void)
 {
 	/* By whichever thread: main may be gone, and the last one past its end. But not by a vfork's child. */
-	if (shared && !tls.in_vfork && (pid_t)syscall(SYS_gettid) != shared->agent_tid)
+	if (shared && !tls.in_vfork &&
+	    atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_ON &&
+	    (pid_t)syscall(SYS_gettid) != shared->agent_tid)
 		agent_flush();
 }
 

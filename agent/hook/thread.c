@@ -297,6 +297,19 @@ void thread_gone(struct thread *t)
 	atomic_store_explicit(&t->life, THREAD_ENDED, memory_order_release);
 }
 
+void thread_retire(void)
+{
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	thread_setup.signal = 0;
+	for (uint32_t i = 1; i <= threads; i++) {
+		struct thread *t = pool_at(&shared->threads, i);
+
+		if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE)
+			thread_gone(t);
+	}
+}
+
 /* The end of a thread, however it ends: normally, by pthread_exit or by cancellation. */
 static void on_exit_of(void *record)
 {

@@ -44,6 +44,9 @@ void thread_move_timers(int number);
 /** No expiry of the calling thread's sampling timer for a whole period. Context: hook. */
 void thread_timer_delay(struct thread *t);
 
+/** No thread has a record or a timer from here on. Context: hook, when the agent retires. */
+void thread_retire(void);
+
 /** Stop the calling thread's sampling timer, and start it again. Context: hook. */
 void thread_timer_stop(struct thread *t);
 void thread_timer_start(struct thread *t);
