@@ -29,7 +29,7 @@ struct hist {
 	uint64_t bucket[HIST_BUCKETS];
 };
 
-/** The bucket of @ns. Context: any. No floating point: 64 bits, a table of 31 and five steps. */
+/** The bucket of @ns. Context: any. No floating point: 64 bits and two tables. */
 static inline uint32_t hist_index(uint64_t ns)
 {
 	/* (2^(j/32) - 1) * 2^32, j = 1 .. 31: where the sub-buckets of an octave begin */
@@ -41,7 +41,14 @@ static inline uint32_t hist_index(uint64_t ns)
 		0xb7f76f2fu, 0xc199bdd8u, 0xcb720dceu, 0xd5818dcfu, 0xdfc97337u, 0xea4afa2au,
 		0xf50765b6u,
 	};
-	uint32_t octave, low = 0, high = 31, mantissa;
+	/* how many of them lie below i * 2^26: sub-buckets are wider than that, so at most one more is below a mantissa */
+	static const uint8_t below[64] = {
+		0,  0,  1,  2,  2,  3,  4,  4,  5,  6,  6,  7,  7,  8,  9,  9,
+		10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16, 16, 17, 17, 18,
+		18, 19, 19, 20, 20, 21, 21, 21, 22, 22, 23, 23, 24, 24, 25, 25,
+		25, 26, 26, 27, 27, 27, 28, 28, 29, 29, 29, 30, 30, 30, 31, 31,
+	};
+	uint32_t octave, low, mantissa;
 
 	if (ns <= 1)
 		return 0;
@@ -52,14 +59,9 @@ static inline uint32_t hist_index(uint64_t ns)
 	if ((ns & (ns - 1)) == 0)
 		return octave * HIST_PER_OCTAVE - 1;
 	mantissa = (uint32_t)((ns << (63 - octave)) >> 31); /* the 32 bits after the leading one */
-	while (low < high) {
-		uint32_t middle = (low + high) / 2;
-
-		if (edge[middle] < mantissa) /* cut off, so equal is below */
-			low = middle + 1;
-		else
-			high = middle;
-	}
+	low = below[mantissa >> 26];
+	if (low < 31 && edge[low] < mantissa) /* cut off, so equal is below */
+		low++;
 	return octave * HIST_PER_OCTAVE + low;
 }
 

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a request costs the thread that serves it, without the system calls: its parts one by one, best of several runs.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent/hook/conn.h"
+#include "agent/hook/real.h"
+#include "agent/hook/thread.h"
+#include "agent/hook/wait.h"
+
+/* What hook/thread.c defines in the agent; it interposes libc and so is not linked here. */
+__thread struct thread_local_state tls;
+struct shared *shared;
+struct thread_setup thread_setup;
+
+enum {
+	SLOTS = 1024,
+	RUNS = 25,
+	ROUNDS = 256 /* requests between two visits of the agent's thread */
+};
+
+static struct shared memory;
+static struct request requests[SLOTS];
+static struct conn conns[4];
+static struct thread threads[1];
+static struct thread *const t = &threads[0];
+static int fd;
+
+static const char ask[] = "GET /file.txt HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
+static const char answer[] =
+	"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Fri, 20 Nov 2026 06:40:24 GMT\r\n"
+	"Content-Type: text/plain\r\nContent-Length: 17\r\nLast-Modified: Fri, 20 Nov 2026 05:00:00 GMT\r\n"
+	"Connection: keep-alive\r\nETag: \"6560f2c0-400\"\r\nAccept-Ranges: bytes\r\n\r\n"
+	"{\"answer\":   42}\n";
+
+static uint64_t sink;
+
+static void one_clock(void)
+{
+	sink += clock_ns();
+}
+
+static void one_wait(void)
+{
+	struct wait w;
+
+	WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);
+	sink += wait_end(&w);
+}
+
+static void read_head(void)
+{
+	static struct http_request_parser p;
+	static struct http_head head;
+	enum http_event event;
+	size_t at = 0;
+
+	do {
+		at += http_request_feed(&p, &head, ask + at, sizeof ask - 1 - at, &event);
+	} while (http_more(event));
+}
+
+static void read_answer(void)
+{
+	static struct http_response_parser p;
+	enum http_event event;
+	size_t at = 0;
+
+	do {
+		at += http_response_feed(&p, answer + at, sizeof answer - 1 - at, &event);
+	} while (http_more(event));
+}
+
+static void ledger_only(void)
+{
+	uint64_t now = clock_ns();
+	request_id id = request_open(now);
+
+	request_start(t, id, now);
+	request_end(t, id, now + 1000, 200, false);
+}
+
+static void whole(void)
+{
+	struct conn *c = conn_get(fd);
+	struct iovec iov = { (void *)(uintptr_t)ask, sizeof ask - 1 };
+	struct wait w;
+	uint64_t now;
+
+	if (conn_still(fd, c))
+		conn_received(t, c, &iov, 1, iov.iov_len, 0, clock_ns());
+	iov = (struct iovec){ (void *)(uintptr_t)answer, sizeof answer - 1 };
+	conn_sending(t, c);
+	WAIT_BEGIN(&w, t, IO, WAIT_BRIEF, fd, 0);
+	now = wait_end(&w);
+	if (conn_still(fd, c))
+		conn_sent(t, c, &iov, 1, (ssize_t)iov.iov_len, iov.iov_len, now);
+}
+
+/* As the agent's thread does it. */
+static void give_back(void)
+{
+	uint32_t first = pool_take_all(&t->done), last = first;
+
+	for (uint32_t i = first; i != POOL_NONE; i = requests[i - 1].link.next) {
+		requests[i - 1].life = REQUEST_FREE;
+		last = i;
+	}
+	if (first)
+		pool_give_chain(&memory.requests, first, last);
+}
+
+static void measure(const char *what, void (*run)(void))
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < RUNS; i++) {
+		uint64_t start = clock_read(CLOCK_MONOTONIC), ns;
+
+		t->cpu_read_ns = start; /* once per millisecond, so not here */
+		for (int n = 0; n < ROUNDS; n++)
+			run();
+		ns = clock_read(CLOCK_MONOTONIC) - start;
+		best = ns < best ? ns : best;
+		give_back();
+	}
+	printf("%-48s %7.1f ns\n", what, (double)best / ROUNDS);
+}
+
+int main(void)
+{
+	int pair[2];
+
+	shared = &memory;
+	pool_init(&memory.requests, requests, SLOTS, sizeof *requests);
+	pool_init(&memory.connections, conns, 4, sizeof *conns);
+	pool_init(&memory.threads, threads, 1, sizeof *threads);
+	t->index = 1;
+	t->tid = getpid();
+	t->sched_tokens_at_ns = UINT64_MAX / 2;
+	tls.self = t;
+	thread_setup.http = true;
+	clock_start();
+	if (real_start() || conn_start() || socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		return 1;
+	fd = pair[0];
+	conn_accepted(fd, false);
+	for (int i = 0; i < 3; i++) { /* draw the clock's line */
+		clock_renew();
+		usleep(12000);
+	}
+	measure("the time", one_clock);
+	measure("a call that could wait, and did not", one_wait);
+	measure("request head", read_head);
+	measure("response head and body", read_answer);
+	measure("a ledger, opened and closed", ledger_only);
+	measure("a request on its connection, all of the above", whole);
+	return 0;
+}
