@@ -29,7 +29,7 @@ EXPORT sonde_request sonde_agent_begin(const char *route, uint64_t arrival_ns)
 	if (!t)
 		return 0;
 	now = clock_ns();
-	id = request_open(arrival_ns && arrival_ns < now ? arrival_ns : now);
+	id = request_open(t, arrival_ns && arrival_ns < now ? arrival_ns : now);
 	if (id) {
 		struct request *r = request_get(id);
 

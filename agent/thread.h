@@ -125,9 +125,13 @@ struct thread {
 	_Atomic uint32_t news;
 	struct wait_slot wait;
 
-	_Atomic uint64_t done;  /* stack of requests that it ended, for the agent to take */
 	_Atomic uint64_t waits; /* so far; owner thread stores, agent thread loads */
-	uint64_t ended;         /* requests so far; owner thread */
+
+	struct ring ended; /* requests that it ended, see hook/ended.h */
+	bool telling; /* owner thread: in the middle of a record; a handler of the host must not begin another */
+	_Atomic uint32_t spare; /* owner thread: slot of the request that ended last, 0: none */
+	_Atomic uint64_t
+		done; /* slots of ended requests for which the ring had no room, for the agent to take */
 
 	/* signal handler stores, who arms the timer too: the thread's CPU time when the next sample is due, 0: no timer */
 	_Atomic uint64_t due_ns;

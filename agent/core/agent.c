@@ -118,8 +118,9 @@ static int map_all(void)
 	memory.starts = map((size_t)START_SLOTS * 64);
 	thread_setup.rings = map((size_t)LIFE_THREADS * ring);
 	thread_setup.ring_bytes = ring;
+	thread_setup.ended_rings = map((size_t)LIFE_THREADS * ENDED_RING_BYTES);
 	if (!shared || !memory.threads || !memory.requests || !memory.connections ||
-	    !memory.starts || !thread_setup.rings || conn_start()) {
+	    !memory.starts || !thread_setup.rings || !thread_setup.ended_rings || conn_start()) {
 		shared = NULL;
 		return -ENOMEM;
 	}
@@ -141,7 +142,7 @@ static void count_in_flight(struct life *l)
 
 		if (atomic_load_explicit(&r->life, memory_order_acquire) != REQUEST_ACTIVE)
 			continue;
-		route = life_route(l, r, false);
+		route = life_route(l, r);
 		if (route && route <= ROUTE_IDS_MAX)
 			count[route]++;
 	}
@@ -204,7 +205,7 @@ static uint64_t memory_bytes(const struct life *l)
 		sum += (uint64_t)atomic_load_explicit(&pools[i]->fresh, memory_order_relaxed) *
 		       pools[i]->stride;
 	return sum + (uint64_t)atomic_load_explicit(&shared->threads.fresh, memory_order_relaxed) *
-			     thread_setup.ring_bytes;
+			     (thread_setup.ring_bytes + ENDED_RING_BYTES);
 }
 
 /* Keep the handler's share of the process's CPU time inside the budget, by doubling or halving the period. */
@@ -346,6 +347,16 @@ static uint64_t jittered(uint64_t ns, uint32_t *random)
 	return ns * 3 / 4 + (ns / 2 * (*random >> 16) >> 16);
 }
 
+/* No longer than a ring holds the deepest stacks of a thread that never waits. */
+static uint64_t idle_ns(const struct life *l)
+{
+	uint64_t held = thread_setup.ring_bytes /
+			(sizeof(struct sample_record) + config.stack_depth * sizeof(uintptr_t)) *
+			(uint64_t)l->period_ns * 3 / 4;
+
+	return held < IDLE_NS ? held : IDLE_NS;
+}
+
 static void run(struct life *l)
 {
 	const uint64_t look_ns = 1000000000u / config.look_hz;
@@ -380,7 +391,8 @@ static void run(struct life *l)
 		if (l->drained > DRAIN_BUSY)
 			nap(DRAIN_BUSY_NS, seen);
 		else
-			nap(now - busy_ns >= BUSY_NS ? jittered(IDLE_NS, &random) : next_look - now,
+			nap(now - busy_ns >= BUSY_NS ? jittered(idle_ns(l), &random)
+						     : next_look - now,
 			    seen);
 	}
 }

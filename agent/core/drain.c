@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * From rings and ended requests to samples and sums. The list of ended requests is taken before the rings are read: so
- * every sample of such a request, written before its end, is found before the request is closed.
+ * From rings and ended requests to samples and sums. A thread's samples are taken before its ended requests; one that comes
+ * after its request, from another thread or in between, still finds it for a while (aggregate.h).
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "agent/core/life.h"
+#include "agent/hook/ended.h"
 #include "agent/hook/request.h"
 
 enum {
@@ -157,65 +158,62 @@ void drain_free(struct life *l, struct thread *t)
 {
 	l->handler_ns_gone += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
 	l->ring_lost_gone += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
+	if (atomic_load_explicit(&t->spare, memory_order_relaxed))
+		pool_give(&shared->requests, atomic_load_explicit(&t->spare, memory_order_relaxed));
 	l->waits_gone += atomic_load_explicit(&t->waits, memory_order_relaxed);
 	l->known[t->index].tid = 0;
 	atomic_store_explicit(&t->life, THREAD_FREE, memory_order_release);
 	pool_give(&shared->threads, t->index);
 }
 
-uint32_t life_route(struct life *l, const struct request *r, bool final)
+/* The route of a request as far as it is known, 0 when not. */
+static uint32_t route_of(struct life *l, bool named, const char *method, const char *path,
+			 uint32_t status)
 {
 	uint32_t id;
 
-	if (r->named)
-		id = route_from_name(l->routes, r->route);
-	else if (!r->head.path[0])
-		return 0;
-	else /* one in progress must not make a route: a 404 does not */
-		id = route_from_http(l->routes, r->head.method, r->head.path,
-				     final ? r->status : 404);
-	if (!final && id == ROUTE_UNMATCHED)
+	if (named)
+		id = route_from_name(l->routes, path);
+	else if (path[0])
+		id = route_from_http(l->routes, method, path, status);
+	else
 		return 0;
 	dict_route(l->dict, id, route_name(l->routes, id), route_source(l->routes, id));
 	return id;
 }
 
-static enum state longest(const uint64_t ns[SLICE_WAITS])
+uint32_t life_route(struct life *l, const struct request *r)
 {
-	unsigned best = 0;
+	/* one in progress must not make a route: a 404 does not */
+	uint32_t id = r->named ? route_of(l, true, NULL, r->route, 0)
+			       : route_of(l, false, r->head.method, r->head.path, 404);
 
-	for (unsigned i = 1; i < SLICE_WAITS; i++)
-		if (ns[i] > ns[best])
-			best = i;
-	return (enum state)(IO + best);
+	return id == ROUTE_UNMATCHED ? 0 : id;
 }
 
 /* "JOB resize took 2.31 ms, failed: kind=example" */
-static void describe(const struct life *l, const struct request *r, const struct done *done,
+static void describe(const struct life *l, const struct ended *e, const struct done *done,
 		     char *text, size_t room)
 {
 	int at = snprintf(text, room, "%s took %.2f ms%s", route_name(l->routes, done->route),
 			  (double)done->latency_ns / 1e6, done->failed ? ", failed" : "");
 
-	for (uint32_t i = 0; i < atomic_load_explicit(&r->labels, memory_order_acquire) && at > 0 &&
-			     (size_t)at < room;
-	     i++)
+	for (unsigned i = 0; i < e->labels && at > 0 && (size_t)at < room; i++)
 		at += snprintf(text + at, room - (size_t)at, "%s%s=%s", i ? ", " : ": ",
-			       r->label_key[i], r->label_value[i]);
+			       e->label_key[i], e->label_value[i]);
 }
 
 /*
  * The host put labels on this request to find it again: a failed one is told, and one slower than any labelled one before
  * it, as an event among the marks; few per window.
  */
-static void tell_labelled(struct life *l, const struct request *r, const struct done *done)
+static void tell_labelled(struct life *l, const struct ended *e, const struct done *done)
 {
 	struct encode_buffer buffer = { 0 };
 	char text[ENCODE_EVENT_MAX];
 	uint64_t mono, wall;
 
-	if (!atomic_load_explicit(&r->labels, memory_order_acquire) ||
-	    (!done->failed && done->latency_ns <= l->slowest_labelled_ns))
+	if (!e->labels || (!done->failed && done->latency_ns <= l->slowest_labelled_ns))
 		return;
 	if (done->latency_ns > l->slowest_labelled_ns)
 		l->slowest_labelled_ns = done->latency_ns;
@@ -224,7 +222,7 @@ static void tell_labelled(struct life *l, const struct request *r, const struct 
 		return;
 	}
 	l->labelled_told++;
-	describe(l, r, done, text, sizeof text);
+	describe(l, e, done, text, sizeof text);
 	identity_clocks(&mono, &wall);
 	if (encode_event(&buffer, text, wall - (mono - done->end_ns)) == 0)
 		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
@@ -232,19 +230,23 @@ static void tell_labelled(struct life *l, const struct request *r, const struct 
 		encode_buffer_fini(&buffer);
 }
 
-static void drain_request(struct life *l, struct request *r, request_id id)
+static void drain_request(struct life *l, const struct ended_record *record)
 {
-	struct done done = { .request = id,
-			     .route = life_route(l, r, true),
-			     .status = r->status,
-			     .failed = r->failed,
-			     .event_state = (uint8_t)longest(r->event_wait_ns),
-			     .latency_ns = r->end_ns - r->arrival_ns,
-			     .end_ns = r->end_ns };
+	struct ended e;
+	struct done done;
 
-	memcpy(done.ledger_ns, r->ledger_ns, sizeof done.ledger_ns);
+	ended_read(record, &e);
+	done = (struct done){ .request = e.id,
+			      .route = route_of(l, e.named, e.method, e.path, e.status),
+			      .status = e.status,
+			      .failed = e.failed,
+			      .event_state = (uint8_t)e.event_state,
+			      .latency_ns = e.latency_ns,
+			      .end_ns = e.end_ns };
+	memcpy(done.ledger_ns, e.ledger_ns, sizeof done.ledger_ns);
 	aggregate_done(l->aggregate, &done);
-	tell_labelled(l, r, &done);
+	tell_labelled(l, &e, &done);
+	l->drained++;
 }
 
 static void drain_marks(struct life *l)
@@ -265,32 +267,39 @@ static void drain_marks(struct life *l)
 	}
 }
 
-/* The slots are given back in one go. */
-void drain_requests(struct life *l, struct thread *t)
+/* Those that no ring had room for; the slots are given back in one go. */
+static void drain_slots(struct life *l, uint32_t first)
 {
-	uint32_t first = pool_take_all(&t->done), index = first, last = first;
+	static _Alignas(
+		8) char record[ENDED_BYTES_MAX]; /* the agent's thread is the only one here */
+	uint32_t last = first;
 
-	while (index != POOL_NONE) {
+	for (uint32_t index = first; index != POOL_NONE;) {
 		struct request *r = pool_at(&shared->requests, index);
-		uint32_t next = atomic_load_explicit(&r->link.next, memory_order_relaxed);
 		request_id id = (uint64_t)atomic_load_explicit(&r->generation, memory_order_relaxed)
 					<< 32 |
 				index;
 
-		if (next != POOL_NONE) { /* another core wrote it last */
-			const char *ahead = pool_at(&shared->requests, next);
-
-			for (unsigned i = 0; i < REQUEST_HOT_BYTES; i += 64)
-				__builtin_prefetch(ahead + i);
-		}
-		drain_request(l, r, id);
+		ended_write((struct ended_record *)(void *)record, r, id);
+		drain_request(l, (const struct ended_record *)(const void *)record);
 		atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
 		last = index;
-		index = next;
-		l->drained++;
+		index = atomic_load_explicit(&r->link.next, memory_order_relaxed);
 	}
 	if (first != POOL_NONE)
 		pool_give_chain(&shared->requests, first, last);
+}
+
+void drain_requests(struct life *l, struct thread *t)
+{
+	const struct ended_record *record;
+	uint32_t len;
+
+	while ((record = ring_peek(&t->ended, &len)) != NULL) {
+		drain_request(l, record);
+		ring_pop(&t->ended, len);
+	}
+	drain_slots(l, pool_take_all(&t->done));
 }
 
 void drain(struct life *l, uint64_t look_ns)

@@ -119,8 +119,8 @@ uint32_t life_thread(struct life *l, const struct thread *t);
 /** @depth addresses as unwind_walk() gives them, leaf first -> stack id. */
 uint32_t life_stack(struct life *l, const uintptr_t *pcs, unsigned depth);
 
-/** The route of @r as far as it is known, 0 when not. @final: it has ended, with its status. */
+/** The route of @r, which is in progress, as far as it is known, 0 when not. */
 struct request;
-uint32_t life_route(struct life *l, const struct request *r, bool final);
+uint32_t life_route(struct life *l, const struct request *r);
 
 #endif

@@ -463,7 +463,7 @@ static void opened(struct thread *t, struct conn *c, uint64_t arrival_ns, uint64
 		end_all(t, c, now_ns, false);
 		return;
 	}
-	id = request_open(arrival_ns);
+	id = request_open(t, arrival_ns);
 	c->queue[(c->first + c->count) % CONN_PIPELINE] = id;
 	c->asked_for[(c->first + c->count) % CONN_PIPELINE] = 0;
 	c->count++;

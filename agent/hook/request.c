@@ -18,6 +18,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/hook/ended.h"
+
 /* 400 a second at 4 us each is 0.16 % of a thread. */
 enum {
 	SCHED_READS_PER_S = 400,
@@ -25,7 +27,7 @@ enum {
 	REST_WORTH_ASKING_NS = 100000
 };
 
-/* Ended requests that are worth waking the agent for: far below the smallest number of slots. */
+/* Ended requests that no ring had room for and that are worth waking the agent for: far below the number of slots. */
 enum {
 	DONE_BELL = 256
 };
@@ -231,12 +233,14 @@ static void wake_agent(void)
 	errno = saved;
 }
 
-request_id request_open(uint64_t arrival_ns)
+request_id request_open(struct thread *t, uint64_t arrival_ns)
 {
-	uint32_t index = pool_take(&shared->requests);
+	uint32_t index = atomic_exchange_explicit(&t->spare, 0, memory_order_relaxed);
 	struct request *r;
 	uint32_t generation;
 
+	if (index == POOL_NONE)
+		index = pool_take(&shared->requests);
 	if (index == POOL_NONE) {
 		drop(DROP_REQUESTS);
 		return 0;
@@ -392,11 +396,51 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 	return r ? id : 0;
 }
 
+/* A slot that was just used is warm: the thread keeps one for its next request. */
+static void give_back(struct thread *t, uint32_t index)
+{
+	uint32_t none = 0;
+
+	if (!atomic_compare_exchange_strong_explicit(&t->spare, &none, index, memory_order_relaxed,
+						     memory_order_relaxed))
+		pool_give(&shared->requests, index);
+}
+
+/*
+ * A record of @r for the agent's thread, which is woken when the ring runs full. False when it is full already, or this is a
+ * handler of the host that came in the middle of another record.
+ */
+static bool tell(struct thread *t, const struct request *r, request_id id)
+{
+	struct ring *ring = &t->ended;
+	struct ended_record *to;
+	uint64_t before, used;
+
+	if (t->telling)
+		return false;
+	t->telling = true;
+	atomic_signal_fence(memory_order_seq_cst);
+	to = ring_reserve(ring, ENDED_BYTES_MAX);
+	if (to) {
+		uint32_t len = ended_write(to, r, id);
+
+		before = atomic_load_explicit(&ring->head, memory_order_relaxed) -
+			 atomic_load_explicit(&ring->tail, memory_order_relaxed);
+		used = before + len;
+		ring_commit(ring, len);
+		if (unlikely(before < ring->size / 4 * 3 && used >= ring->size / 4 * 3))
+			wake_agent();
+	}
+	atomic_signal_fence(memory_order_seq_cst);
+	t->telling = false;
+	return to != NULL;
+}
+
 void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t status, bool failed)
 {
 	struct request *r;
 	uint64_t cpu = 0;
-	bool owned;
+	bool owned, told;
 
 	request_resume(t, id, now_ns, RESUME_TIMER);
 	owned = t->slice.owner == id;
@@ -417,12 +461,14 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 	r->end_ns = r->accounted_ns;
 	r->status = status;
 	r->failed = failed;
-	atomic_store_explicit(&r->life, REQUEST_DONE, memory_order_release);
+	told = tell(t, r, id);
+	atomic_store_explicit(&r->life, told ? REQUEST_FREE : REQUEST_DONE, memory_order_release);
 	unlock(r);
-	pool_push(&shared->requests, &t->done, (uint32_t)id);
+	if (told)
+		give_back(t, (uint32_t)id);
+	else
+		pool_push(&shared->requests, &t->done, (uint32_t)id);
 	atomic_fetch_add_explicit(&t->news, 1, memory_order_release);
-	if (++t->ended % DONE_BELL == 0)
-		wake_agent();
 }
 
 void request_cancel(struct thread *t, request_id id, uint64_t now_ns)

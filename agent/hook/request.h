@@ -76,16 +76,11 @@ struct request {
 	char label_value[REQUEST_LABELS][LABEL_VALUE_BYTES];
 };
 
-/* What the agent reads of most requests. */
-enum {
-	REQUEST_HOT_BYTES = offsetof(struct request, head) + offsetof(struct http_head, path) + 64
-};
-
 /** The active request called @id, or NULL when it has ended. */
 struct request *request_get(request_id id);
 
 /** Take a slot for a request that arrived at @arrival_ns. 0 when none is free (counted). It is parked nowhere yet. */
-request_id request_open(uint64_t arrival_ns);
+request_id request_open(struct thread *t, uint64_t arrival_ns);
 
 /** @t works on @id from @now_ns on; its time until now was `queue`. */
 void request_start(struct thread *t, request_id id, uint64_t now_ns);

@@ -166,7 +166,7 @@ void thread_timer_stop(struct thread *t)
 	missed(t, cpu_of(t->tid));
 }
 
-/* A fresh record: whatever its last user left is gone, but for its ring, which the agent has emptied. */
+/* A fresh record: whatever its last user left is gone, but for its rings, which the agent has emptied. */
 static struct thread *thread_new(pid_t tid)
 {
 	uint32_t index = pool_take(&shared->threads);
@@ -183,6 +183,8 @@ static struct thread *thread_new(pid_t tid)
 	t->timer = -1;
 	t->ring.bytes = thread_setup.rings + (size_t)(index - 1) * thread_setup.ring_bytes;
 	t->ring.size = thread_setup.ring_bytes;
+	t->ended.bytes = thread_setup.ended_rings + (size_t)(index - 1) * ENDED_RING_BYTES;
+	t->ended.size = ENDED_RING_BYTES;
 	return t;
 }
 

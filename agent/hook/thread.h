@@ -12,12 +12,17 @@
 
 #include "agent/thread.h"
 
+enum {
+	ENDED_RING_BYTES = 32 << 10 /* some 350 ended requests */
+};
+
 /* Set once by the agent's start, constant after. */
 struct thread_setup {
 	int signal;         /* 0: no free one, no CPU samples */
 	uint32_t period_ns; /* of the sampling timer */
 	char *rings;
 	uint32_t ring_bytes;
+	char *ended_rings; /* of ENDED_RING_BYTES */
 	size_t default_stack_bytes;
 	bool http, locks, timestamps; /* what is asked for */
 };

@@ -242,7 +242,7 @@ static void a_request_without_a_slot_keeps_its_place(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < SLOTS - 1; i++)
-		assert_int_not_equal(request_open(1), 0);
+		assert_int_not_equal(request_open(t, 1), 0);
 	reads(pair[0], GET);
 	reads(pair[0], "HEAD /no/slot HTTP/1.1\r\n\r\n");
 	assert_int_equal(memory.drops[DROP_REQUESTS], 1);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/hook/ended.h"
 #include "agent/hook/request.h"
 #include "tests/unit/unit.h"
 
@@ -81,7 +82,7 @@ static void events(struct thread *t, uint64_t from, uint64_t to)
 static void a_request_that_lay_in_the_kernel_was_queued(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(100 * MS);
+	request_id id = request_open(t, 100 * MS);
 
 	(void)state;
 	request_start(t, id, 130 * MS);
@@ -96,7 +97,7 @@ static void a_request_that_lay_in_the_kernel_was_queued(void **state)
 static void waits_inside_the_slice_are_the_requests_own(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(100 * MS);
+	request_id id = request_open(t, 100 * MS);
 
 	(void)state;
 	request_start(t, id, 100 * MS);
@@ -113,7 +114,7 @@ static void waits_inside_the_slice_are_the_requests_own(void **state)
 static void waits_longer_than_the_slice_give_way(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(100 * MS);
+	request_id id = request_open(t, 100 * MS);
 
 	(void)state;
 	request_start(t, id, 100 * MS);
@@ -127,13 +128,13 @@ static void waits_longer_than_the_slice_give_way(void **state)
 static void a_parked_request_waits_for_its_loop_while_that_works_for_others(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id slow = request_open(10 * MS), other;
+	request_id slow = request_open(t, 10 * MS), other;
 
 	(void)state;
 	t->event_exit_ns = 10 * MS;
 	request_start(t, slow, 10 * MS);
 	events(t, 11 * MS, 31 * MS); /* 20 ms waiting */
-	other = request_open(31 * MS);
+	other = request_open(t, 31 * MS);
 	request_start(t, other, 31 * MS);
 	request_end(t, other, 61 * MS, 200, false); /* 30 ms of the loop's time */
 	events(t, 61 * MS, 71 * MS);                /* 10 ms waiting */
@@ -148,7 +149,7 @@ static void a_parked_request_waits_for_its_loop_while_that_works_for_others(void
 static void a_slice_that_ends_in_the_answer_was_the_requests(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(10 * MS);
+	request_id id = request_open(t, 10 * MS);
 
 	(void)state;
 	t->event_exit_ns = 10 * MS;
@@ -164,7 +165,7 @@ static void a_slice_that_ends_in_the_answer_was_the_requests(void **state)
 static void handing_over_to_another_thread_is_waiting_for_it(void **state)
 {
 	struct thread *a = &threads[0], *b = &threads[1];
-	request_id id = request_open(10 * MS);
+	request_id id = request_open(a, 10 * MS);
 
 	(void)state;
 	request_start(a, id, 10 * MS);
@@ -180,7 +181,7 @@ static void handing_over_to_another_thread_is_waiting_for_it(void **state)
 static void a_pipelined_request_waits_for_its_turn(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id first = request_open(10 * MS), second = request_open(10 * MS);
+	request_id first = request_open(t, 10 * MS), second = request_open(t, 10 * MS);
 
 	(void)state;
 	request_start(t, first, 11 * MS);
@@ -195,7 +196,7 @@ static void a_pipelined_request_waits_for_its_turn(void **state)
 static void a_request_outlives_the_thread_it_parked_on(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(10 * MS);
+	request_id id = request_open(t, 10 * MS);
 
 	(void)state;
 	t->event_runq_ns = 500 * MS;
@@ -217,7 +218,7 @@ static void a_request_outlives_the_thread_it_parked_on(void **state)
 static void a_thread_that_vanishes_leaves_no_gap(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(10 * MS);
+	request_id id = request_open(t, 10 * MS);
 
 	(void)state;
 	request_start(t, id, 10 * MS);
@@ -231,7 +232,7 @@ static void a_thread_that_vanishes_leaves_no_gap(void **state)
 static void whoever_takes_a_request_up_unparks_it_where_it_was(void **state)
 {
 	struct thread *a = &threads[0], *b = &threads[1];
-	request_id first = request_open(10 * MS), second = request_open(10 * MS);
+	request_id first = request_open(a, 10 * MS), second = request_open(a, 10 * MS);
 
 	(void)state;
 	request_start(a, first, 10 * MS);
@@ -249,7 +250,7 @@ static void whoever_takes_a_request_up_unparks_it_where_it_was(void **state)
 static void ending_twice_or_resuming_the_dead_does_nothing(void **state)
 {
 	struct thread *t = &threads[0];
-	request_id id = request_open(10 * MS);
+	request_id id = request_open(t, 10 * MS);
 
 	(void)state;
 	request_start(t, id, 10 * MS);
@@ -264,11 +265,107 @@ static void ending_twice_or_resuming_the_dead_does_nothing(void **state)
 
 static void a_request_without_a_slot_is_counted(void **state)
 {
+	struct thread *t = &threads[0];
+
 	(void)state;
 	for (unsigned i = 0; i < REQUESTS; i++)
-		assert_int_not_equal(request_open(1), 0);
-	assert_int_equal(request_open(1), 0);
+		assert_int_not_equal(request_open(t, 1), 0);
+	assert_int_equal(request_open(t, 1), 0);
 	assert_int_equal(memory.drops[DROP_REQUESTS], 1);
+}
+
+static _Alignas(64) char ring_bytes[4096];
+
+/* A thread as in the agent, with a ring for what it ended. */
+static struct thread *with_ring(void)
+{
+	struct thread *t = &threads[0];
+
+	t->ended.bytes = ring_bytes;
+	t->ended.size = sizeof ring_bytes;
+	return t;
+}
+
+static void an_ended_request_crosses_over_whole(void **state)
+{
+	struct thread *t = with_ring();
+	request_id id = request_open(t, 10 * MS), again;
+	struct request *r = &requests[(uint32_t)id - 1];
+	const struct ended_record *record;
+	struct ended e;
+	uint32_t len;
+
+	(void)state;
+	request_start(t, id, 12 * MS);
+	memcpy(r->head.method, "GET", 4);
+	memcpy(r->head.path, "/users/7", 9);
+	strcpy(r->label_key[0], "tenant");
+	strcpy(r->label_value[0], "acme");
+	r->labels = 1;
+	slice_wait(t, SLEEP, 3 * MS);
+	request_end(t, id, 20 * MS, 404, true);
+	record = ring_peek(&t->ended, &len);
+	assert_non_null(record);
+	ended_read(record, &e);
+	assert_int_equal(e.id, id);
+	assert_int_equal(e.end_ns, 20 * MS);
+	assert_int_equal(e.latency_ns, 10 * MS);
+	assert_int_equal(e.ledger_ns[QUEUE], 2 * MS);
+	assert_int_equal(e.ledger_ns[SLEEP], 3 * MS);
+	assert_int_equal(e.ledger_ns[IO], 0);
+	assert_int_equal(e.status, 404);
+	assert_true(e.failed);
+	assert_false(e.named);
+	assert_string_equal(e.method, "GET");
+	assert_string_equal(e.path, "/users/7");
+	assert_int_equal(e.labels, 1);
+	assert_string_equal(e.label_key[0], "tenant");
+	assert_string_equal(e.label_value[0], "acme");
+	ring_pop(&t->ended, len);
+	assert_null(ring_peek(&t->ended, &len));
+
+	/* the slot is the thread's own for its next one, under another name */
+	again = request_open(t, 21 * MS);
+	assert_int_equal((uint32_t)again, (uint32_t)id);
+	assert_int_not_equal(again, id);
+	assert_null(request_get(id));
+}
+
+static void a_full_ring_loses_no_request(void **state)
+{
+	struct thread *t = with_ring();
+	unsigned records = 0, slots = 0;
+	uint32_t len;
+
+	(void)state;
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		request_id id = request_open(t, 10 * MS);
+		struct request *r = &requests[(uint32_t)id - 1];
+
+		memset(r->head.path, 'x', HTTP_PATH_MAX - 1);
+		request_start(t, id, 10 * MS);
+		request_end(t, id, 20 * MS, 200, false);
+	}
+	for (; ring_peek(&t->ended, &len); records++)
+		ring_pop(&t->ended, len);
+	for (uint32_t i = pool_take_all(&t->done); i; i = requests[i - 1].link.next)
+		slots++;
+	assert_true(records > 0);
+	assert_true(slots > 0);
+	assert_int_equal(records + slots, REQUESTS);
+}
+
+static void a_handler_in_the_middle_of_a_record_takes_the_other_way(void **state)
+{
+	struct thread *t = with_ring();
+	request_id id = request_open(t, 10 * MS);
+	uint32_t len;
+
+	(void)state;
+	t->telling = true;
+	request_end(t, id, 20 * MS, 200, false);
+	assert_null(ring_peek(&t->ended, &len));
+	assert_int_equal(pool_take_all(&t->done), (uint32_t)id);
 }
 
 /* Take what has ended, as the agent does, checking each. */
@@ -310,7 +407,7 @@ static void any_history_adds_up(void **state)
 		case 0:
 		case 1:
 			if (!*id) {
-				*id = request_open(now - (uint64_t)(rand() % 50000));
+				*id = request_open(t, now - (uint64_t)(rand() % 50000));
 				request_start(t, *id, now);
 			}
 			break;
@@ -360,6 +457,10 @@ int main(void)
 		cmocka_unit_test_setup(whoever_takes_a_request_up_unparks_it_where_it_was, fresh),
 		cmocka_unit_test_setup(ending_twice_or_resuming_the_dead_does_nothing, fresh),
 		cmocka_unit_test_setup(a_request_without_a_slot_is_counted, fresh),
+		cmocka_unit_test_setup(an_ended_request_crosses_over_whole, fresh),
+		cmocka_unit_test_setup(a_full_ring_loses_no_request, fresh),
+		cmocka_unit_test_setup(a_handler_in_the_middle_of_a_record_takes_the_other_way,
+				       fresh),
 		cmocka_unit_test_setup(any_history_adds_up, fresh),
 	};
 
