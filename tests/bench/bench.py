@@ -63,7 +63,8 @@ def main():
     if "thread" in what:
         good &= section("The agent's own thread, per ended request", [f"{BUILD}/tests/bench/aggregate"])
     if "footprint" in what:
-        good &= section("Blocked threads, memory, wire", ["tests/bench/footprint.py", "--seconds", str(2 if o.quick else 5)])
+        good &= section("Blocked threads, memory, wire", ["tests/bench/footprint.py", "--seconds", str(2 if o.quick else 5)],
+                        [f"{BUILD}/tests/bench/peek"])
     if servers := [s for s in SERVERS if s in what]:
         good &= section("Whole programs, sonde beside its peers",
                         ["tests/bench/servers.py", "--what", ",".join(servers), "--peers", o.peers, "--pairs", str(pairs),

@@ -2,6 +2,7 @@
 """What profilers cost whole programs: sonde and its peers on the same servers, in the same run, in turns.
 
     B=build/release tests/bench/servers.py [--what own,nginx,redis,cpu] [--peers all|none|NAME,...] [--pairs 4] [--seconds 2]
+                                           [--minutes 12]
 
 Every profiled run stands next to a run without any profiler; the figures are ratios of the two: median [p10 .. p90] of the
 pairs. A pair during which other programs used more than FOREIGN_MAX CPUs is thrown away and tried again, twice as often as
@@ -341,12 +342,14 @@ def groups(todo, turn):
     return [[todo[i], None, *todo[i + 1:i + 2]] for i in range(0, len(todo), 2)]
 
 
-def measure(program, profilers, pairs, seconds, collector):
-    """{name: (pairs clean first, error)}"""
+def measure(program, profilers, pairs, seconds, collector, until):
+    """{name: (pairs clean first, error)}; no new turn begins after @until but the first"""
     wanted = {p.name: pairs * (2 if p.sonde or p.name == "aa" else 1) for p in profilers}
     got = {p.name: [] for p in profilers}
     errors = {}
     for turn in range(4 * pairs):
+        if turn and time.monotonic() > until:
+            break
         todo = []
         for p in profilers:
             clean = sum(dirt(pair) <= FOREIGN_MAX for pair in got[p.name])
@@ -394,7 +397,7 @@ def row(program, profiler, pairs):
     return f"{profiler.name:<23} {cells}  {tool:>6.3f} {data / 1e3:>8.1f} {len(pairs):>5}  " + "; ".join(r for r in remarks if r)
 
 
-def table(program, names, pairs, seconds, collector):
+def table(program, names, pairs, seconds, collector, until):
     print(f"\n{program.title}")
     able, unable = [], []
     for p in PROFILERS:
@@ -402,7 +405,7 @@ def table(program, names, pairs, seconds, collector):
             continue
         reason = p.missing() if names is None or p.name.split()[0] in names or p.sonde or p.name == "aa" else "not asked for"
         (unable if reason else able).append((p, reason))
-    results = measure(program, [p for p, _ in able], pairs, seconds, collector)
+    results = measure(program, [p for p, _ in able], pairs, seconds, collector, until)
     plain = [a for found, _ in results.values() for a, _ in found]
     if plain:
         print(f"without a profiler: {quantile([r.rate for r in plain], 0.5):,.0f} a second, "
@@ -421,15 +424,18 @@ def main(argv=None):
     options.add_argument("--peers", default="all", help="all, none, or first words of names: gperftools,perf,bpf,mutrace")
     options.add_argument("--pairs", type=int, default=4, help="of each peer; ours and the noise get twice as many")
     options.add_argument("--seconds", type=float, default=2, help="of load per run")
+    options.add_argument("--minutes", type=float, default=12, help="of all together: then fewer pairs must do")
     o = options.parse_args(argv)
+    start = time.monotonic()
     names = None if o.peers == "all" else [] if o.peers == "none" else o.peers.split(",")
     print(f"$ tests/bench/servers.py {' '.join(argv if argv is not None else sys.argv[1:])}\n"
           f"ratios to the same program without a profiler, median [p10 .. p90] of the pairs; {o.seconds:g} s a run, "
           f"{os.cpu_count()} CPUs, Linux {os.uname().release}\n"
           f"CPUs: of the profiler's own processes; kB/s: what it left on the disk")
     collector = tap.Collector()
-    for name in o.what.split(","):
-        table(PROGRAMS[name], names, o.pairs, o.seconds, collector)
+    what = o.what.split(",")
+    for i, name in enumerate(what, 1):
+        table(PROGRAMS[name], names, o.pairs, o.seconds, collector, start + 60 * o.minutes * i / len(what))
     tap.stop_all()
 
 

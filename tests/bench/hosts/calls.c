@@ -3,11 +3,11 @@
  * How long the calls take that the agent wraps, when none of them blocks. calls.py runs this program in turns with and
  * without the agent and prints the difference.
  *
- *	calls [batches]      one line per case: name <tab> ns per operation <tab> ns of other threads per operation
+ *	calls BATCHES [REGEX]    one line per case: name <tab> ns per operation <tab> ns of other threads per operation
  *
  * A batch is about a millisecond: short enough to pass undisturbed on a shared machine, long enough to hold what the agent does
- * once in a while (its own clock readings). The figure is the lower quartile of the batches. The client's half of a connection uses raw system
- * calls, so that the agent sees only the server's half, as in life.
+ * once in a while (its own clock readings). The figure is what an eighth of the batches stay below. The client's half of a
+ * connection uses raw system calls, so that the agent sees only the server's half, as in life.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <regex.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <stdint.h>
@@ -29,10 +30,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sonde.h"
+
 enum {
-	BATCHES_DEFAULT = 24,
 	BATCHES_MAX = 1000,
 	BATCH_NS = 1000000,
+	/* The agent collects ended requests every 20 ms from a table of 4096. */
+	REQUESTS_UNCOLLECTED_MAX = 3000,
+	COLLECT_US = 60000,
 	PIECE = 64,
 	PIECES = 64
 };
@@ -65,7 +70,9 @@ enum {
 };
 
 static struct pair tcp, local, busy, looped, upstream;
-static int zero, null, pipe_fds[2], quiet_epoll, ready_epoll, loop_epoll;
+static struct sockaddr_storage listening; /* for accept_close */
+static socklen_t listening_len = sizeof(listening);
+static int listener, zero, null, pipe_fds[2], quiet_epoll, ready_epoll, loop_epoll;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
@@ -91,27 +98,27 @@ static struct pair connect_pair(int family, int outgoing)
 	struct sockaddr_un un = { .sun_family = AF_UNIX };
 	struct sockaddr_storage address = { 0 };
 	socklen_t len = family == AF_INET ? sizeof(in) : sizeof(sa_family_t);
-	int listener = socket(family, SOCK_STREAM, 0), one = 1;
+	int waiting = socket(family, SOCK_STREAM, 0), one = 1;
 	struct pair p;
 
 	memcpy(&address, family == AF_INET ? (void *)&in : (void *)&un, len);
-	MUST(!bind(listener, (struct sockaddr *)&address, len) && !listen(listener, 1));
+	MUST(!bind(waiting, (struct sockaddr *)&address, len) && !listen(waiting, 1));
 	len = sizeof(address);
-	MUST(!getsockname(listener, (struct sockaddr *)&address, &len));
+	MUST(!getsockname(waiting, (struct sockaddr *)&address, &len));
 	if (outgoing) {
 		p.server = socket(family, SOCK_STREAM, 0);
 		MUST(!connect(p.server, (struct sockaddr *)&address, len));
-		p.client = (int)syscall(SYS_accept4, listener, NULL, NULL, 0);
+		p.client = (int)syscall(SYS_accept4, waiting, NULL, NULL, 0);
 	} else {
 		p.client = (int)syscall(SYS_socket, family, SOCK_STREAM, 0);
 		MUST(!syscall(SYS_connect, p.client, &address, len));
-		p.server = accept(listener, NULL, NULL);
+		p.server = accept(waiting, NULL, NULL);
 	}
 	MUST(p.server >= 0 && p.client >= 0);
 	if (family == AF_INET)
 		MUST(!setsockopt(p.server, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) &&
 		     !setsockopt(p.client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
-	close(listener);
+	close(waiting);
 	return p;
 }
 
@@ -221,6 +228,35 @@ static void wait_poll_ready(unsigned n)
 		MUST(poll(&p, 1, -1) == 1);
 }
 
+/* A connection comes and goes. */
+static void accept_close(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		int client = (int)syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0);
+		int server;
+
+		MUST(!syscall(SYS_connect, client, &listening, listening_len));
+		server = accept(listener, NULL, NULL);
+		MUST(server >= 0 && !close(server));
+		syscall(SYS_close, client);
+	}
+}
+
+static void open_close(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		int fd = open("/dev/null", O_RDONLY);
+
+		MUST(fd >= 0 && !close(fd));
+	}
+}
+
+static void begin_end(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		sonde_end(sonde_begin("JOB nothing"), 0);
+}
+
 static void *nothing(void *arg)
 {
 	return arg;
@@ -287,31 +323,39 @@ static void request_end(void)
 static const struct {
 	const char *name;
 	void (*run)(unsigned n);
-	int in_request; /* the calling thread has a request in hand */
+	enum {
+		IDLE,
+		IN_REQUEST, /* the calling thread has a request in hand */
+		REQUESTS    /* each operation is one */
+	} how;
 } cases[] = {
-	{ "read /dev/zero", read_zero, 0 },
-	{ "read /dev/zero, in a request", read_zero, 1 },
-	{ "write /dev/null", write_null, 0 },
-	{ "write /dev/null, in a request", write_null, 1 },
-	{ "read a pipe", read_pipe, 0 },
-	{ "read a pipe, in a request", read_pipe, 1 },
-	{ "read a connection to a peer", read_upstream, 0 },
-	{ "read a connection to a peer, in a request", read_upstream, 1 },
-	{ "read of nothing, keep-alive", read_empty, 0 },
-	{ "mutex lock + unlock", lock_mutex, 0 },
-	{ "mutex lock + unlock, in a request", lock_mutex, 1 },
-	{ "rwlock shared + unlock", lock_shared, 0 },
-	{ "rwlock exclusive + unlock", lock_exclusive, 0 },
-	{ "cond_signal, nobody waits", signal_cond, 0 },
-	{ "sem_post + sem_wait", post_semaphore, 0 },
-	{ "epoll_wait, nothing, timeout 0", wait_epoll, 0 },
-	{ "epoll_wait, ready", wait_epoll_ready, 0 },
-	{ "poll, ready", wait_poll_ready, 0 },
-	{ "poll, ready, in a request", wait_poll_ready, 1 },
-	{ "pthread_create + join", start_thread, 0 },
-	{ "request: TCP, recv + send", serve_tcp, 0 },
-	{ "request: local socket, recv + send", serve_local, 0 },
-	{ "request: TCP, event loop like nginx's", serve_loop, 0 },
+	{ "read /dev/zero", read_zero, IDLE },
+	{ "read /dev/zero, in a request", read_zero, IN_REQUEST },
+	{ "write /dev/null", write_null, IDLE },
+	{ "write /dev/null, in a request", write_null, IN_REQUEST },
+	{ "read a pipe", read_pipe, IDLE },
+	{ "read a pipe, in a request", read_pipe, IN_REQUEST },
+	{ "read a connection to a peer", read_upstream, IDLE },
+	{ "read a connection to a peer, in a request", read_upstream, IN_REQUEST },
+	{ "read of nothing, keep-alive", read_empty, IDLE },
+	{ "mutex lock + unlock", lock_mutex, IDLE },
+	{ "mutex lock + unlock, in a request", lock_mutex, IN_REQUEST },
+	{ "rwlock shared + unlock", lock_shared, IDLE },
+	{ "rwlock exclusive + unlock", lock_exclusive, IDLE },
+	{ "cond_signal, nobody waits", signal_cond, IDLE },
+	{ "sem_post + sem_wait", post_semaphore, IDLE },
+	{ "epoll_wait, nothing, timeout 0", wait_epoll, IDLE },
+	{ "epoll_wait, ready", wait_epoll_ready, IDLE },
+	{ "poll, ready", wait_poll_ready, IDLE },
+	{ "poll, ready, in a request", wait_poll_ready, IN_REQUEST },
+	{ "open + close a file", open_close, IDLE },
+	{ "open + close a file, in a request", open_close, IN_REQUEST },
+	{ "accept + close, local socket", accept_close, IDLE },
+	{ "pthread_create + join", start_thread, IDLE },
+	{ "request: TCP, recv + send", serve_tcp, REQUESTS },
+	{ "request: local socket, recv + send", serve_local, REQUESTS },
+	{ "request: sonde_begin + sonde_end", begin_end, REQUESTS },
+	{ "request: TCP, event loop like nginx's", serve_loop, REQUESTS },
 };
 
 /* ---- Measuring ---- */
@@ -338,7 +382,7 @@ static int by_value(const void *a, const void *b)
 }
 
 /* Operations that fill a batch. */
-static unsigned batch_of(void (*run)(unsigned n))
+static unsigned batch_of(void (*run)(unsigned n), int requests)
 {
 	unsigned n = 16;
 
@@ -349,25 +393,33 @@ static unsigned batch_of(void (*run)(unsigned n))
 		ns = ns_of(CLOCK_MONOTONIC) - start;
 		if (ns >= BATCH_NS / 4)
 			return (unsigned)((uint64_t)n * BATCH_NS / ns) + 1;
+		if (requests && n >= REQUESTS_UNCOLLECTED_MAX / 4)
+			return n;
 		n *= 2;
 	}
 }
 
-static void measure(const char *name, void (*run)(unsigned n), unsigned batches)
+static void measure(const char *name, void (*run)(unsigned n), unsigned batches, int requests)
 {
 	static double ns[BATCHES_MAX];
-	unsigned n = batch_of(run);
+	unsigned n = batch_of(run, requests), uncollected = 0;
 	int64_t others = others_ns();
 
+	usleep(requests ? COLLECT_US : 0);
 	for (unsigned i = 0; i < batches; i++) {
 		uint64_t start = ns_of(CLOCK_MONOTONIC);
 
 		run(n);
 		ns[i] = (double)(ns_of(CLOCK_MONOTONIC) - start) / n;
+		uncollected += n;
+		if (requests && uncollected + n > REQUESTS_UNCOLLECTED_MAX) {
+			usleep(COLLECT_US);
+			uncollected = 0;
+		}
 	}
 	others = others_ns() - others;
 	qsort(ns, batches, sizeof(ns[0]), by_value);
-	printf("%s\t%.2f\t%.2f\n", name, ns[batches / 4], (double)others / batches / n);
+	printf("%s\t%.2f\t%.2f\n", name, ns[batches / 8], (double)others / batches / n);
 }
 
 static void *idle(void *arg)
@@ -404,6 +456,10 @@ static void set_up(void)
 	zero = open("/dev/zero", O_RDONLY);
 	null = open("/dev/null", O_WRONLY);
 	MUST(zero >= 0 && null >= 0 && !pipe(pipe_fds) && !sem_init(&semaphore, 0, 0));
+	listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	MUST(!bind(listener, &(struct sockaddr){ .sa_family = AF_UNIX }, sizeof(sa_family_t)) &&
+	     !listen(listener, 1) &&
+	     !getsockname(listener, (struct sockaddr *)&listening, &listening_len));
 	tcp = connect_pair(AF_INET, 0);
 	local = connect_pair(AF_UNIX, 0);
 	busy = connect_pair(AF_UNIX, 0);
@@ -421,21 +477,28 @@ static void set_up(void)
 
 int main(int argc, char **argv)
 {
-	unsigned batches = argc > 1 ? (unsigned)atoi(argv[1]) : BATCHES_DEFAULT;
+	unsigned batches = argc > 1 ? (unsigned)atoi(argv[1]) : 0;
+	regex_t only;
 
-	if (batches < 1 || batches > BATCHES_MAX)
+	if (batches < 1 || batches > BATCHES_MAX ||
+	    regcomp(&only, argc > 2 ? argv[2] : "", REG_EXTENDED | REG_NOSUB)) {
+		fprintf(stderr, "calls BATCHES [REGEX]\n");
 		return 2;
+	}
 	set_up();
 	/* A first request of each kind: the agent learns what it will see again. */
 	serve_tcp(100);
 	serve_local(100);
 	serve_loop(100);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		if (cases[i].in_request)
+		if (regexec(&only, cases[i].name, 0, NULL, 0))
+			continue;
+		if (cases[i].how == IN_REQUEST)
 			request_begin();
-		measure(cases[i].name, cases[i].run, batches);
-		if (cases[i].in_request)
+		measure(cases[i].name, cases[i].run, batches, cases[i].how == REQUESTS);
+		if (cases[i].how == IN_REQUEST)
 			request_end();
 	}
+	regfree(&only);
 	return 0;
 }
