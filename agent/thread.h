@@ -56,6 +56,25 @@ enum {
 };
 
 /*
+ * How long a thread has waited in all, by place: who called the wrapper, how deep in the stack, in which state, with a
+ * request or without. That is nearly the stack, for the price of two loads. Where the agent's looks find out which stack it
+ * is, the sum tells exactly how much (core/peek.c). A thread that waits at more places than there is room for goes by looks
+ * alone at the others.
+ */
+enum {
+	WAIT_PLACES = 32
+};
+struct wait_place {
+	/* owner stores, caller last (release); agent thread loads (acquire); then constant */
+	_Atomic uintptr_t caller; /* return address, 0: free */
+	uint32_t sp;              /* its low half */
+	uint8_t state;
+	bool request;
+	/* owner stores, agent thread loads */
+	_Atomic uint64_t ns;
+};
+
+/*
  * What a thread has been doing since its last boundary: from taking up a piece of work to laying it down. When the owner
  * becomes known, even afterwards, the whole slice is charged to it.
  */
@@ -135,6 +154,8 @@ struct thread {
 
 	/* signal handler stores, who arms the timer too: the thread's CPU time when the next sample is due, 0: no timer */
 	_Atomic uint64_t due_ns;
+
+	struct wait_place places[WAIT_PLACES];
 
 	/* signal handler stores, agent thread loads */
 	_Atomic uint64_t handler_ns;

@@ -446,6 +446,12 @@ static void pending_add(struct aggregate *a, const struct sample *s)
 	p->ns += s->ns;
 }
 
+bool aggregate_knows(const struct aggregate *a, uint64_t request)
+{
+	return a->ended->request[request_hash(request) % AGGREGATE_ENDED] == request ||
+	       owner_find(a, request);
+}
+
 void aggregate_sample(struct aggregate *a, const struct sample *s)
 {
 	struct row_key key = {

@@ -68,6 +68,9 @@ void aggregate_destroy(struct aggregate *a);
  */
 void aggregate_sample(struct aggregate *a, const struct sample *s);
 
+/** Whether a sample of @request, which may have ended, would still find it. Context: agent. */
+bool aggregate_knows(const struct aggregate *a, uint64_t request);
+
 /** Count one ended request and give its samples their route and latency. Context: agent; allocates only while warming up. */
 void aggregate_done(struct aggregate *a, const struct done *d);
 

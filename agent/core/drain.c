@@ -81,6 +81,17 @@ uint32_t life_thread(struct life *l, const struct thread *t)
 	return k->dict;
 }
 
+uint32_t life_unsampled(struct life *l, uintptr_t pc)
+{
+	struct dict_frame frames[2] = { 0 };
+
+	frames[0].address = dict_function(
+		l->dict, pc ? "[not sampled]" : "[before the thread was found]", NULL, 0);
+	if (pc)
+		frames[1] = frame_of(l, pc);
+	return dict_stack(l->dict, frames, pc ? 2 : 1);
+}
+
 static struct sibling *sibling_of(struct life *l, const struct thread *t)
 {
 	return &l->siblings[(t->start >> 4) % LIFE_SIBLINGS];
@@ -93,17 +104,12 @@ static struct sibling *sibling_of(struct life *l, const struct thread *t)
 static uint32_t unsampled_stack(struct life *l, const struct thread *t, const struct known *k)
 {
 	const struct sibling *sibling = sibling_of(l, t);
-	struct dict_frame frames[2] = { 0 };
 
 	if (k->cpu_stack)
 		return k->cpu_stack;
 	if (t->start && sibling->start == t->start)
 		return sibling->cpu_stack;
-	frames[0].address = dict_function(
-		l->dict, t->start ? "[not sampled]" : "[before the thread was found]", NULL, 0);
-	if (t->start)
-		frames[1] = frame_of(l, t->start);
-	return dict_stack(l->dict, frames, t->start ? 2 : 1);
+	return life_unsampled(l, t->start);
 }
 
 static void drain_unsampled(struct life *l, struct thread *t)
@@ -161,7 +167,7 @@ void drain_free(struct life *l, struct thread *t)
 	if (atomic_load_explicit(&t->spare, memory_order_relaxed))
 		pool_give(&shared->requests, atomic_load_explicit(&t->spare, memory_order_relaxed));
 	l->waits_gone += atomic_load_explicit(&t->waits, memory_order_relaxed);
-	l->known[t->index].tid = 0;
+	l->known[t->index] = (struct known){ 0 };
 	atomic_store_explicit(&t->life, THREAD_FREE, memory_order_release);
 	pool_give(&shared->threads, t->index);
 }

@@ -29,6 +29,13 @@ struct seen {
 	uint32_t life, news, seq;
 };
 
+/* What a look has found out about one of a thread's places to wait at. */
+struct seen_place {
+	uint32_t stack, object; /* at the last look that found it waiting here */
+	request_id request;
+	uint64_t counted_ns; /* of the place's time */
+};
+
 /* What the agent knows of a host thread, by the index of its record. */
 struct known {
 	pid_t tid;     /* whose this is, to notice that the record has a new user */
@@ -42,6 +49,12 @@ struct known {
 	request_id request;
 	uint64_t counted_ns; /* a look's time: up to here it has been counted */
 	uint64_t counted_looks;
+	uint64_t counted_before_ns; /* of this wait, as windows closed */
+	uintptr_t caller;           /* with sp: its place; 0: not known */
+	uint32_t sp;
+
+	uint32_t places_seen; /* bit per place */
+	struct seen_place places[WAIT_PLACES];
 
 	uint32_t cpu_stack;     /* of its last CPU sample, 0: none yet */
 	request_id cpu_request; /* and what it worked on */
@@ -115,6 +128,9 @@ void scan(struct life *l, uint64_t now_ns);
 
 /** The dictionary id of @t, telling the dictionary when it is new. */
 uint32_t life_thread(struct life *l, const struct thread *t);
+
+/** The stack of what is known only by an address in the function it lies under, 0: not even that. */
+uint32_t life_unsampled(struct life *l, uintptr_t pc);
 
 /** @depth addresses as unwind_walk() gives them, leaf first -> stack id. */
 uint32_t life_stack(struct life *l, const uintptr_t *pcs, unsigned depth);

@@ -30,6 +30,10 @@ enum {
 	WAIT_ASK_MIN_NS = 20000
 };
 
+enum {
+	PLACE_TRIES = 4
+};
+
 static bool never_blocks(int fd)
 {
 	long flags = fd < 0 ? -1 : syscall(SYS_fcntl, fd, F_GETFL);
@@ -85,6 +89,46 @@ void wait_jumped(struct thread *t)
 		wait_publish(t);
 }
 
+struct wait_place *wait_place(struct thread *t, const struct wait_place *like, bool make)
+{
+	uintptr_t caller = atomic_load_explicit(&like->caller, memory_order_relaxed);
+	uint32_t hash = ((uint32_t)caller ^ like->sp >> 3) * 2654435761u;
+
+	for (unsigned i = 0; i < PLACE_TRIES; i++) {
+		struct wait_place *p = &t->places[((hash >> 16) + i) % WAIT_PLACES];
+		uintptr_t found = atomic_load_explicit(&p->caller, memory_order_acquire);
+
+		if (found == caller && p->sp == like->sp && p->state == like->state &&
+		    p->request == like->request)
+			return p;
+		if (found)
+			continue;
+		if (!make)
+			return NULL;
+		p->sp = like->sp;
+		p->state = like->state;
+		p->request = like->request;
+		atomic_store_explicit(&p->caller, caller, memory_order_release);
+		return p;
+	}
+	return NULL;
+}
+
+/* Before the slot closes: who sees that the wait is over sees how long it was. */
+static void count_at_place(const struct wait *w, uint64_t waited_ns)
+{
+	const struct wait_place like = { .caller = w->caller,
+					 .sp = (uint32_t)w->t->wait.sp,
+					 .state = (uint8_t)w->state,
+					 .request = w->t->wait.request != 0 };
+	struct wait_place *p = wait_place(w->t, &like, true);
+
+	if (p)
+		atomic_store_explicit(
+			&p->ns, atomic_load_explicit(&p->ns, memory_order_relaxed) + waited_ns,
+			memory_order_relaxed);
+}
+
 uint64_t wait_end(struct wait *w)
 {
 	int saved;
@@ -93,10 +137,11 @@ uint64_t wait_end(struct wait *w)
 
 	if (w->nested)
 		return now;
-	slot_close(w);
 	waited = now - w->start_ns;
-	if (likely(waited < w->min_ns))
+	if (likely(waited < w->min_ns)) {
+		slot_close(w);
 		return now;
+	}
 	saved = errno;
 	if (w->state == IO && !w->polls && waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
 		waited =
@@ -109,8 +154,11 @@ uint64_t wait_end(struct wait *w)
 		waited -= delay;
 		t->slice.runq_ns += delay;
 	}
-	if (w->state < STATES)
+	if (w->state < STATES) {
 		slice_wait(t, w->state, waited);
+		count_at_place(w, waited);
+	}
+	slot_close(w);
 	errno = saved;
 	return now;
 }

@@ -30,9 +30,10 @@ struct wait {
 	uint64_t runq_ns; /* run-queue delay at the start, valid when split */
 	bool split;
 	bool polls;
-	bool nested;     /* inside another wait: a signal handler of the host ran in it */
-	uint32_t min_ns; /* less than this is no wait */
-	uint32_t seq;    /* of the slot while it is ours */
+	bool nested;      /* inside another wait: a signal handler of the host ran in it */
+	uint32_t min_ns;  /* less than this is no wait */
+	uint32_t seq;     /* of the slot while it is ours */
+	uintptr_t caller; /* of the wrapper: return address */
 	enum state state;
 };
 
@@ -51,6 +52,7 @@ struct wait {
   do {                                                                                             \
     if (wait_enter((w), (thread), (state_), (kind_), (fd_), (uintptr_t)(object_))) {               \
       WAIT_WHERE(&(w)->t->wait);                                                                   \
+      (w)->caller = (uintptr_t)__builtin_return_address(0);                                        \
       (w)->seq = wait_publish((w)->t);                                                             \
     }                                                                                              \
   } while (0)
@@ -66,6 +68,12 @@ static inline uint32_t wait_publish(struct thread *t)
 	atomic_store_explicit(&t->wait.seq, seq, memory_order_release);
 	return seq;
 }
+
+/**
+ * The place of @t's waits that this is, by what tells places apart; NULL: not there. @make: then it is made, by the owner
+ * only, and NULL says that there is no room. Context: hook | agent.
+ */
+struct wait_place *wait_place(struct thread *t, const struct wait_place *like, bool make);
 
 /** The host jumps out of whatever it waits in: the wait's own end will not come. Context: hook. */
 void wait_jumped(struct thread *t);

@@ -142,6 +142,17 @@ def wait_for(check, what, seconds=15.0, every=0.05):
         time.sleep(every)
 
 
+def settled(ask):
+    """Wait until the first part of ask()'s answer is true and all of it is as it was a second ago: the last window is stored."""
+    before = []
+
+    def same():
+        before.append(ask())
+        return before[-1][0] and before[-2:] == [before[-1]] * 2
+
+    wait_for(same, "the last window to be stored", every=1.0)
+
+
 def http(url, timeout=20):
     """GET: (status, headers, body bytes); an error status is an answer, not an exception."""
     try:

@@ -31,17 +31,6 @@ def nodes(flame):
         yield list(path), columns["self"]["cpu"][i]
 
 
-def settled(ask):
-    """When the answer's first part is true, and the rest is the same as a second ago: the last window is stored."""
-    before = []
-
-    def same():
-        before.append(ask())
-        return before[-1][0] and before[-2:] == [before[-1]] * 2
-
-    tap.wait_for(same, "the last window to be stored", every=1.0)
-
-
 @functools.cache
 def measured():
     """
@@ -52,7 +41,7 @@ def measured():
     subject = tap.start(SUBJECT, SECONDS, env={"LD_PRELOAD": tap.AGENT, "SONDE_COLLECTOR": collector.address,
                                                "SONDE_SERVICE": "truth", "SONDE_HZ": str(HZ), "SONDE_BUDGET": "1000"})
     assert subject.wait(SECONDS + 30) == 0, subject.output()
-    settled(lambda: (collector.get("processes")["processes"][0]["state"] == "ended", collector.get("flame", **BACKGROUND)["total"]))
+    tap.settled(lambda: (collector.get("processes")["processes"][0]["state"] == "ended", collector.get("flame", **BACKGROUND)["total"]))
     truth, total = collections.defaultdict(dict), 0
     for line in subject.output().splitlines():
         thread, function, stretches, ns = line.split()
