@@ -85,6 +85,7 @@ struct slice {
 		cpu_ns; /* the thread's CPU clock at the start, as far as known; 0: nobody could ask */
 	uint64_t wait_ns[SLICE_WAITS]; /* io, lock, sleep since then */
 	uint64_t runq_ns; /* run-queue delay found inside those waits, already taken off them */
+	bool ask; /* it has calls of which only the CPU clock knows whether they waited or worked */
 	uint64_t
 		sched_ns; /* run-queue delay of the thread as last read before the start: at most what it was then */
 };
@@ -120,12 +121,11 @@ struct thread {
 
 	/* owner thread */
 	struct slice slice;
-	uint64_t cpu_read_ns;        /* when its CPU clock was last read */
-	uint64_t busy_ns;            /* total time outside event waits, up to event_exit_ns */
-	uint64_t event_exit_ns;      /* when the last event wait returned */
-	uint64_t event_runq_ns;      /* run-queue delay found inside event waits so far */
-	uint64_t sched_tokens_at_ns; /* rate limit of reading schedstat, see request.c */
-	uint64_t sched_last_ns;      /* what it read last, and when */
+	uint64_t cpu_read_ns;   /* when its CPU clock was last read */
+	uint64_t busy_ns;       /* total time outside event waits, up to event_exit_ns */
+	uint64_t event_exit_ns; /* when the last event wait returned */
+	uint64_t event_runq_ns; /* run-queue delay found inside event waits so far */
+	uint64_t sched_last_ns; /* run-queue delay as read last, and when, see hook/runq.c */
 	uint64_t sched_read_ns;
 
 	_Atomic uint32_t
@@ -196,6 +196,18 @@ enum drop {
 	DROPS
 };
 
+/* What is learned about run-queue delay in waits, by kind and by octave of their length from 65 us. */
+enum runq_wait {
+	RUNQ_IO,
+	RUNQ_LOCK,
+	RUNQ_SLEEP,
+	RUNQ_EVENT,
+	RUNQ_WAITS
+};
+enum {
+	RUNQ_OCTAVES = 16
+};
+
 enum agent_life {
 	AGENT_OFF,
 	AGENT_STARTING,
@@ -217,6 +229,10 @@ struct shared {
 
 	struct pool threads, requests, connections, starts;
 	_Atomic uint64_t drops[DROPS];
+	struct {
+		_Atomic uint64_t tokens_at_ns;
+		_Atomic uint32_t share[RUNQ_WAITS][RUNQ_OCTAVES];
+	} runq;
 
 	/* the agent sleeps on wake; whoever wants it to hurry makes it grow and wakes it */
 	_Atomic uint32_t wake;

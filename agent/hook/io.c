@@ -28,6 +28,7 @@
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/request.h"
+#include "agent/hook/runq.h"
 #include "agent/hook/wait.h"
 
 /* ---- Bytes in ---- */
@@ -581,11 +582,6 @@ EXPORT ssize_t splice(int from, off64_t *from_at, int to, off64_t *to_at, size_t
 
 /* ---- Events ---- */
 
-/* A shorter wait for events hardly met the run queue. */
-enum {
-	EVENT_SPLIT_MIN_NS = 100000
-};
-
 /* The thread lays down what it has: from here on it waits for whatever comes first. */
 static void events_begin(struct thread *t)
 {
@@ -594,28 +590,6 @@ static void events_begin(struct thread *t)
 	request_park(t, now);
 	t->busy_ns += now > t->event_exit_ns && t->event_exit_ns ? now - t->event_exit_ns : 0;
 	t->event_exit_ns = now;
-}
-
-/*
- * The delay before a wait for events. A turn of the loop too short to have met the run queue needs no second reading: the
- * one at the end of the wait before still holds, and the limit on readings reaches for twice as many waits.
- */
-static bool events_runq_before(struct thread *t, uint64_t *runq_ns)
-{
-	if (t->sched_last_ns && t->event_exit_ns - t->sched_read_ns < EVENT_SPLIT_MIN_NS) {
-		*runq_ns = t->sched_last_ns;
-		return true;
-	}
-	return sched_read(t, t->event_exit_ns, runq_ns);
-}
-
-/* Keeps errno: sched_read() does. */
-static void events_runq(struct thread *t, uint64_t now_ns, uint64_t before_ns)
-{
-	uint64_t runq;
-
-	if (now_ns - t->event_exit_ns > EVENT_SPLIT_MIN_NS && sched_read(t, now_ns, &runq))
-		t->event_runq_ns += runq - before_ns;
 }
 
 static void events_end(struct thread *t, uint64_t now_ns)
@@ -635,11 +609,14 @@ static void events_end(struct thread *t, uint64_t now_ns)
   do {                                                                                             \
     struct wait events_;                                                                           \
     request_id parked_ = thread_current(t);                                                        \
-    uint64_t runq_ = 0, then_;                                                                     \
+    struct runq runq_;                                                                             \
+    uint64_t then_;                                                                                \
     bool split_;                                                                                   \
                                                                                                    \
     events_begin(t);                                                                               \
-    split_ = (t)->parked && !(at_once) && events_runq_before((t), &runq_);                         \
+    split_ = (t)->parked && !(at_once);                                                            \
+    if (split_)                                                                                    \
+      runq_before((t), (t)->event_exit_ns, &runq_);                                                \
     if (wait_enter(&events_, (t), (enum state)EVENT_WAIT, WAIT_BRIEF, (fd), 0)) {                  \
       (t)->wait.request = parked_;                                                                 \
       WAIT_WHERE(&(t)->wait);                                                                      \
@@ -648,7 +625,8 @@ static void events_end(struct thread *t, uint64_t now_ns)
     n = call;                                                                                      \
     then_ = wait_end_idle(&events_);                                                               \
     if (split_)                                                                                    \
-      events_runq(t, then_, runq_);                                                                \
+      (t)->event_runq_ns +=                                                                        \
+	      runq_within((t), &runq_, RUNQ_EVENT, then_ - (t)->event_exit_ns, then_);             \
     events_end(t, then_);                                                                          \
   } while (0)
 

@@ -11,7 +11,6 @@
 #include "agent/hook/request.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <string.h>
@@ -19,13 +18,7 @@
 #include <unistd.h>
 
 #include "agent/hook/ended.h"
-
-/* 400 a second at 4 us each is 0.16 % of a thread. */
-enum {
-	SCHED_READS_PER_S = 400,
-	SCHED_BURST = 40,
-	REST_WORTH_ASKING_NS = 100000
-};
+#include "agent/hook/runq.h"
 
 /* Ended requests that no ring had room for and that are worth waking the agent for: far below the number of slots. */
 enum {
@@ -33,7 +26,7 @@ enum {
 };
 
 /*
- * A CPU clock costs a system call, 0.36 us. So it is read once per millisecond, and a thread that did not wait since is
+ * A CPU clock costs a system call, 0.36 us. So it is read once per millisecond, and where a thread did not wait it is
  * taken to have run. If it was preempted after all, the next reading says so, and the slice at hand pays: no slice is
  * wrong by more than the millisecond, and the sum is right.
  */
@@ -94,47 +87,6 @@ static struct request *lock_get(request_id id)
 	return NULL;
 }
 
-bool sched_read(struct thread *t, uint64_t now_ns, uint64_t *runq_ns)
-{
-	/* A token bucket kept as the moment at which it would be full again. */
-	const uint64_t token_ns = 1000000000u / SCHED_READS_PER_S;
-	int saved = errno, fd;
-	char text[64];
-	const uint64_t all = ~0ull;
-	uint64_t before, value = 0;
-	ssize_t len = -1;
-	const char *p;
-
-	if (t->sched_tokens_at_ns < now_ns)
-		t->sched_tokens_at_ns = now_ns;
-	if (t->sched_tokens_at_ns - now_ns > SCHED_BURST * token_ns)
-		return false;
-	t->sched_tokens_at_ns += token_ns;
-
-	/* A handler of the host's that jumps out of here, or a cancellation, would leave the descriptor open. */
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof before);
-	fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/schedstat",
-			  O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		len = syscall(SYS_read, fd, text, sizeof text - 1);
-		syscall(SYS_close, fd);
-	}
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
-	errno = saved;
-	if (len <= 0)
-		return false;
-	text[len] = '\0';
-	p = memchr(text, ' ', (size_t)len); /* "cpu-ns run-queue-ns slices" */
-	if (!p)
-		return false;
-	for (p++; *p >= '0' && *p <= '9'; p++)
-		value = value * 10 + (uint64_t)(*p - '0');
-	t->sched_last_ns = value;
-	t->sched_read_ns = now_ns;
-	*runq_ns = value;
-	return true;
-}
-
 static uint64_t take(uint64_t *from, uint64_t ns)
 {
 	uint64_t taken = *from < ns ? *from : ns;
@@ -170,7 +122,7 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 	rest = wall - cpu - io - lck - sleep - runq;
 	delay = rest;
 	/* Without a reading before the slice, all that the thread has met in its life is the bound. */
-	if (rest > REST_WORTH_ASKING_NS && sched_read(t, now_ns, &delay)) {
+	if (rest > RUNQ_MIN_NS && runq_read(t, now_ns, &delay)) {
 		delay -= s->sched_ns + s->runq_ns;
 		if ((int64_t)delay < 0)
 			delay = 0;
@@ -201,10 +153,11 @@ static void slice_reset(struct thread *t, request_id owner, uint64_t now_ns, uin
 static uint64_t cpu_at(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
 {
 	const struct slice *s = &t->slice;
+	uint64_t waits = s->wait_ns[0] + s->wait_ns[1] + s->wait_ns[2] + s->runq_ns;
 
-	if (s->cpu_ns && now_ns - t->cpu_read_ns < CPU_TRUST_NS &&
-	    !(s->wait_ns[0] | s->wait_ns[1] | s->wait_ns[2] | s->runq_ns))
-		return s->cpu_ns + (idle_ns > s->start_ns ? idle_ns - s->start_ns : 0);
+	if (s->cpu_ns && now_ns - t->cpu_read_ns < CPU_TRUST_NS && !s->ask)
+		return s->cpu_ns +
+		       (idle_ns > s->start_ns + waits ? idle_ns - s->start_ns - waits : 0);
 	t->cpu_read_ns = now_ns;
 	return clock_cpu_ns();
 }

@@ -106,10 +106,4 @@ static inline void slice_wait(struct thread *t, enum state state, uint64_t ns)
 	t->slice.wait_ns[state - IO] += ns;
 }
 
-/**
- * The calling thread's run-queue delay in ns so far, from its schedstat file, opened and closed again (4 us), at most
- * SCHED_READS_PER_S times a second and thread. Returns false beyond that, or when the file cannot be read.
- */
-bool sched_read(struct thread *t, uint64_t now_ns, uint64_t *runq_ns);
-
 #endif

@@ -10,11 +10,7 @@
 #include <unistd.h>
 
 #include "agent/hook/request.h"
-
-/* Below this a wait is not worth the two reads of schedstat that part it into waiting and run queue. */
-enum {
-	WAIT_SPLIT_MIN_NS = 100000
-};
+#include "agent/hook/runq.h"
 
 /*
  * A shorter call did not wait but work, or next to nothing: a sleep and a wake-up alone take some us. A write to a socket of
@@ -66,9 +62,10 @@ bool wait_enter(struct wait *w, struct thread *t, enum state state, enum wait_ki
 	w->start_ns = clock_ns();
 	w->polls = kind == WAIT_POLL;
 	w->min_ns = kind == WAIT_BRIEF ? WAIT_MIN_BRIEF_NS : WAIT_MIN_NS;
-	w->split = kind != WAIT_BRIEF &&
-		   atomic_load_explicit(&t->current, memory_order_relaxed) != 0 &&
-		   sched_read(t, w->start_ns, &w->runq_ns);
+	w->split = kind != WAIT_BRIEF && state <= SLEEP &&
+		   atomic_load_explicit(&t->current, memory_order_relaxed) != 0;
+	if (w->split)
+		runq_before(t, w->start_ns, &w->runq);
 	t->wait.state = (uint8_t)state;
 	t->wait.fd = fd;
 	t->wait.object = object;
@@ -133,7 +130,7 @@ uint64_t wait_end(struct wait *w)
 {
 	int saved;
 	struct thread *t = w->t;
-	uint64_t now = clock_ns(), runq, waited;
+	uint64_t now = clock_ns(), waited;
 
 	if (w->nested)
 		return now;
@@ -143,14 +140,16 @@ uint64_t wait_end(struct wait *w)
 		return now;
 	}
 	saved = errno;
-	if (w->state == IO && !w->polls && waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
-		waited =
-			0; /* the call worked, or lost its processor: the CPU clock tells how much of which */
-	if (w->split && waited >= WAIT_SPLIT_MIN_NS && sched_read(t, now, &runq)) {
-		uint64_t delay = runq - w->runq_ns;
+	if (w->state == IO && !w->polls) {
+		t->slice.ask = true;
+		/* then the call worked, or lost its processor: the CPU clock tells how much of which */
+		if (waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
+			waited = 0;
+	}
+	if (w->split) {
+		uint64_t delay =
+			runq_within(t, &w->runq, (enum runq_wait)(w->state - IO), waited, now);
 
-		if (delay > waited)
-			delay = waited;
 		waited -= delay;
 		t->slice.runq_ns += delay;
 	}

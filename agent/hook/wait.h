@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "agent/hook/runq.h"
 #include "agent/thread.h"
 
 /* BRIEF: mostly answered at once (a write); LONG: worth asking the kernel how much of it was run-queue delay. */
@@ -27,8 +28,8 @@ enum wait_kind {
 struct wait {
 	struct thread *t;
 	uint64_t start_ns;
-	uint64_t runq_ns; /* run-queue delay at the start, valid when split */
-	bool split;
+	bool split; /* worth knowing how much of it is run-queue delay */
+	struct runq runq;
 	bool polls;
 	bool nested;      /* inside another wait: a signal handler of the host ran in it */
 	uint32_t min_ns;  /* less than this is no wait */

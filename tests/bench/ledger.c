@@ -134,6 +134,7 @@ int main(void)
 	int pair[2];
 
 	shared = &memory;
+	memory.runq.tokens_at_ns = UINT64_MAX / 2;
 	pool_init(&memory.requests, requests, SLOTS, sizeof *requests);
 	pool_init(&memory.connections, conns, 4, sizeof *conns);
 	pool_init(&memory.threads, threads, 1, sizeof *threads);
@@ -141,7 +142,6 @@ int main(void)
 	t->tid = getpid();
 	t->ended.bytes = ring;
 	t->ended.size = sizeof ring;
-	t->sched_tokens_at_ns = UINT64_MAX / 2;
 	tls.self = t;
 	thread_setup.http = true;
 	clock_start();

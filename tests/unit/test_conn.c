@@ -37,13 +37,13 @@ static int fresh(void **state)
 	memset(conns, 0, sizeof conns);
 	memset(threads, 0, sizeof threads);
 	shared = &memory;
+	memory.runq.tokens_at_ns = UINT64_MAX / 2;
 	pool_init(&memory.requests, requests, SLOTS, sizeof *requests);
 	pool_init(&memory.connections, conns, SLOTS, sizeof *conns);
 	pool_init(&memory.threads, threads, 2, sizeof *threads);
 	for (uint32_t i = 0; i < 2; i++) {
 		threads[i].index = i + 1;
 		threads[i].tid = (pid_t)(100 + i);
-		threads[i].sched_tokens_at_ns = UINT64_MAX / 2;
 	}
 	tls.self = t;
 	thread_setup.http = true;

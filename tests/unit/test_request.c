@@ -30,13 +30,12 @@ static int fresh(void **state)
 	memset(requests, 0, sizeof requests);
 	memset(threads, 0, sizeof threads);
 	shared = &memory;
+	memory.runq.tokens_at_ns = UINT64_MAX / 2; /* no reading of schedstat: time is made up */
 	pool_init(&memory.requests, requests, REQUESTS, sizeof *requests);
 	pool_init(&memory.threads, threads, 3, sizeof *threads);
 	for (uint32_t i = 0; i < 3; i++) {
 		threads[i].index = i + 1;
 		threads[i].tid = (pid_t)(100 + i);
-		threads[i].sched_tokens_at_ns =
-			UINT64_MAX / 2; /* no reading of schedstat: time is made up */
 	}
 	return 0;
 }
@@ -205,7 +204,6 @@ static void a_request_outlives_the_thread_it_parked_on(void **state)
 	memset(t, 0, sizeof *t); /* the record's next user */
 	t->index = 1;
 	t->tid = 200;
-	t->sched_tokens_at_ns = UINT64_MAX / 2;
 	slice_begin(t, 40 * MS, 40 * MS);
 	request_resume(t, id, 41 * MS, RESUME_TIMER);
 	request_end(t, id, 42 * MS, 200, false);
