@@ -44,7 +44,6 @@ struct scheduler {
 	struct coroutine all[COROUTINES];
 	int pipe[2], listener;
 	struct sockaddr_in address;
-	unsigned turn;
 	unsigned long requests;
 };
 
@@ -173,13 +172,8 @@ static size_t untouched(const struct coroutine *c)
 	return n;
 }
 
-static void *schedules(void *argument)
+static void open_all(struct scheduler *s)
 {
-	struct scheduler *s = argument;
-	size_t least = STACK;
-	unsigned live = COROUTINES;
-	pthread_t client;
-
 	MUST(pipe(s->pipe));
 	MUST(s->listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
 	s->address = (struct sockaddr_in){ .sin_family = AF_INET,
@@ -188,7 +182,6 @@ static void *schedules(void *argument)
 	MUST(listen(s->listener, 16));
 	MUST(getsockname(s->listener, (struct sockaddr *)&s->address,
 			 &(socklen_t){ sizeof s->address }));
-	MUST_0(pthread_create(&client, NULL, asks, s));
 	for (unsigned i = 0; i < COROUTINES; i++) {
 		struct coroutine *c = &s->all[i];
 		char *p = mmap(NULL, STACK + PAGE, PROT_READ | PROT_WRITE,
@@ -204,18 +197,12 @@ static void *schedules(void *argument)
 		makecontext(&c->context, (void (*)(void))coroutine_main, 2, (unsigned)(uintptr_t)c,
 			    (unsigned)((uintptr_t)c >> 32));
 	}
-	while (live) {
-		live = 0;
-		for (unsigned i = 0; i < COROUTINES; i++) {
-			struct coroutine *c = &s->all[i];
+}
 
-			if (c->over)
-				continue;
-			live++;
-			c->turns++;
-			swapcontext(&s->context, &c->context);
-		}
-	}
+static void close_all(struct scheduler *s)
+{
+	size_t least = STACK;
+
 	for (unsigned i = 0; i < COROUTINES; i++) {
 		size_t n = untouched(&s->all[i]);
 
@@ -225,10 +212,39 @@ static void *schedules(void *argument)
 	}
 	note("%lu requests; of %d bytes of stack %zu were never used; a signal frame takes %lu",
 	     s->requests, STACK, least, getauxval(AT_MINSIGSTKSZ));
-	MUST_0(pthread_join(client, NULL));
 	MUST(close(s->pipe[0]));
 	MUST(close(s->pipe[1]));
 	MUST(close(s->listener));
+}
+
+/* One turn of each that goes on; how many did. */
+static unsigned turn_of_all(struct scheduler *s)
+{
+	unsigned live = 0;
+
+	for (unsigned i = 0; i < COROUTINES; i++) {
+		struct coroutine *c = &s->all[i];
+
+		if (c->over)
+			continue;
+		live++;
+		c->turns++;
+		swapcontext(&s->context, &c->context);
+	}
+	return live;
+}
+
+static void *schedules(void *argument)
+{
+	struct scheduler *s = argument;
+	pthread_t client;
+
+	open_all(s);
+	MUST_0(pthread_create(&client, NULL, asks, s));
+	while (turn_of_all(s))
+		;
+	MUST_0(pthread_join(client, NULL));
+	close_all(s);
 	return NULL;
 }
 
