@@ -120,6 +120,8 @@ struct thread {
 	_Atomic uint64_t unsampled_ns;
 
 	/* owner thread */
+	uint32_t locks; /* held or being tried, and where the first was: see hook/owned.h */
+	uintptr_t locks_frame;
 	struct slice slice;
 	uint64_t cpu_read_ns;   /* when its CPU clock was last read */
 	uint64_t busy_ns;       /* total time outside event waits, up to event_exit_ns */

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/hook/children.h"
+#include "agent/hook/owned.h"
 #include "agent/hook/real.h"
 #include "agent/hook/thread.h"
 
@@ -60,7 +61,7 @@ int conn_start(void)
 
 static bool lock_try(struct conn *c)
 {
-	return !atomic_exchange_explicit(&c->lock, 1, memory_order_acquire);
+	return owned_try(&c->lock);
 }
 
 static void leave_http(struct thread *t, struct conn *c, uint64_t now_ns)
@@ -93,19 +94,19 @@ static void bury(struct thread *t, struct conn *c)
 	if (c->count && t)
 		end_all(t, c, clock_ns(), unread(c));
 	atomic_store_explicit(&c->dead, 0, memory_order_relaxed);
-	atomic_store_explicit(&c->lock, 0, memory_order_release);
+	owned_unlock(&c->lock, memory_order_release);
 	pool_give(&shared->connections, pool_index(&shared->connections, c));
 }
 
 /* Either the one who unlocks or the one who marks it dead sees the other's store, and buries it. */
 static void unlock(struct thread *t, struct conn *c)
 {
-	atomic_store_explicit(&c->lock, 0, memory_order_seq_cst);
+	owned_unlock(&c->lock, memory_order_seq_cst);
 	if (unlikely(atomic_load_explicit(&c->dead, memory_order_seq_cst)) && lock_try(c)) {
 		if (atomic_load_explicit(&c->dead, memory_order_relaxed))
 			bury(t, c);
 		else
-			atomic_store_explicit(&c->lock, 0, memory_order_release);
+			owned_unlock(&c->lock, memory_order_release);
 	}
 }
 
@@ -137,7 +138,7 @@ static void release(uint32_t index)
 		if (atomic_load_explicit(&c->dead, memory_order_relaxed))
 			bury(tls.self, c);
 		else
-			atomic_store_explicit(&c->lock, 0, memory_order_release);
+			owned_unlock(&c->lock, memory_order_release);
 	}
 }
 
@@ -731,4 +732,20 @@ bool conn_belongs(int fd, request_id id)
 		return !owner || owner == id || !request_get(owner);
 	}
 	return c->count && oldest(c) == id;
+}
+
+void conn_abandon(struct thread *t)
+{
+	uint32_t connections =
+		atomic_load_explicit(&shared->connections.fresh, memory_order_acquire);
+
+	for (uint32_t i = 1; i <= connections; i++) {
+		struct conn *c = pool_at(&shared->connections, i);
+
+		if (atomic_load_explicit(&c->lock, memory_order_relaxed) != t->index)
+			continue;
+		atomic_store_explicit(&c->lost, 1, memory_order_relaxed);
+		atomic_store_explicit(&c->lock, 0, memory_order_release);
+		drop(DROP_RACED);
+	}
 }

@@ -134,6 +134,9 @@ void conn_sending(struct thread *t, struct conn *c);
 void conn_sent(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, ssize_t len,
 	       size_t wanted, uint64_t now_ns);
 
+/** @t has left our code in the middle: let go of what it holds. Those connections have lost their place. Context: hook. */
+void conn_abandon(struct thread *t);
+
 /** Whether waiting for @fd is @id's own affair: not so for listeners, other clients, and other requests' peers. */
 bool conn_belongs(int fd, request_id id);
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "agent/hook/ended.h"
+#include "agent/hook/owned.h"
 #include "agent/hook/runq.h"
 
 /* Ended requests that no ring had room for and that are worth waking the agent for: far below the number of slots. */
@@ -59,7 +60,7 @@ struct request *request_get(request_id id)
 static bool lock(struct request *r)
 {
 	for (unsigned i = 0; i < LOCK_SPINS; i++) {
-		if (!atomic_exchange_explicit(&r->lock, 1, memory_order_acquire))
+		if (owned_try(&r->lock))
 			return true;
 #if defined(__x86_64__)
 		__builtin_ia32_pause();
@@ -71,7 +72,7 @@ static bool lock(struct request *r)
 
 static void unlock(struct request *r)
 {
-	atomic_store_explicit(&r->lock, 0, memory_order_release);
+	owned_unlock(&r->lock, memory_order_release);
 }
 
 /* Locked and still the one called @id, or NULL. */
@@ -436,4 +437,19 @@ void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
 	pool_give(&shared->requests, (uint32_t)id);
 	if (t->slice.owner == id)
 		slice_begin(t, now_ns, now_ns);
+}
+
+void request_abandon(struct thread *t)
+{
+	uint32_t requests = atomic_load_explicit(&shared->requests.fresh, memory_order_acquire);
+
+	for (uint32_t i = 1; i <= requests; i++) {
+		struct request *r = slot_of(i);
+
+		if (atomic_load_explicit(&r->lock, memory_order_relaxed) != t->index)
+			continue;
+		atomic_store_explicit(&r->lock, 0, memory_order_release);
+		drop(DROP_RACED);
+	}
+	t->telling = false;
 }

@@ -97,6 +97,9 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 /** @id was no request after all: as if it had never been. */
 void request_cancel(struct thread *t, request_id id, uint64_t now_ns);
 
+/** @t has left our code in the middle: let go of what it holds. The requests lose a little time. Context: hook. */
+void request_abandon(struct thread *t);
+
 /** A boundary without an owner: what @t did before @now_ns belongs to nobody. It was idle from @idle_ns on. */
 void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns);
 

@@ -85,9 +85,14 @@ static void believe(int number, int how, const sigset_t *set, bool had, sigset_t
 		tls.blocks = how == SIG_BLOCK;
 }
 
+static bool in_altstack(uintptr_t sp)
+{
+	return sp - tls.alt_low < tls.alt_bytes;
+}
+
 static bool on_altstack(void)
 {
-	return (uintptr_t)__builtin_frame_address(0) - tls.alt_low < tls.alt_bytes;
+	return in_altstack((uintptr_t)__builtin_frame_address(0));
 }
 
 /* What the kernel is told for @set: @hidden says whether our signal, if it is in there, is not. See sigaltstack() below. */
@@ -300,19 +305,33 @@ EXPORT_ALIAS(__sysv_signal, sysv_signal);
 
 /* ---- Jumps: a wait that the host leaves this way has no end of its own ---- */
 
-/* Whether @env is on the alternate stack itself: a handler that jumps about in itself. */
-static bool stays(const struct __jmp_buf_tag *env)
+/* The stack pointer that @env restores, 0: not known. glibc's PTR_DEMANGLE of JB_RSP. */
+static uintptr_t target_of(const struct __jmp_buf_tag *env)
 {
 #if defined(__x86_64__)
-	/* glibc's PTR_DEMANGLE of JB_RSP. Were it to change, we would take the jump for one that leaves. */
 	uintptr_t sp = (uintptr_t)env->__jmpbuf[6];
 
 	__asm__("ror $17, %0\n\txor %%fs:0x30, %0" : "+r"(sp));
-	return sp - tls.alt_low < tls.alt_bytes;
+	return sp;
 #else
 	(void)env;
-	return false;
+	return 0;
 #endif
+}
+
+/* Whether a jump to @target, or we know not where, ends the function whose frame is @frame. */
+static bool leaves(uintptr_t target, uintptr_t frame)
+{
+	if (!target || in_altstack(target) != in_altstack(frame))
+		return !in_altstack(target);
+	return target > frame;
+}
+
+static void jumping(struct thread *t, const struct __jmp_buf_tag *env)
+{
+	wait_jumped(t);
+	if (unlikely(t->locks != 0) && leaves(target_of(env), t->locks_frame))
+		thread_abandon(t);
 }
 
 /*
@@ -326,7 +345,7 @@ off_altstack(struct thread *t, struct __jmp_buf_tag *env, struct __jmp_buf_tag *
 	sigset_t set;
 	int saved = errno;
 
-	if (stays(env))
+	if (in_altstack(target_of(env))) /* a handler that jumps about in itself */
 		return env;
 	sigemptyset(&set);
 	sigaddset(&set, thread_setup.signal);
@@ -348,7 +367,7 @@ off_altstack(struct thread *t, struct __jmp_buf_tag *env, struct __jmp_buf_tag *
   struct __jmp_buf_tag copy_;                                                                      \
                                                                                                    \
   if (t) {                                                                                         \
-    wait_jumped(t);                                                                                \
+    jumping(t, env);                                                                               \
     if (unlikely(on_altstack()) && thread_setup.signal)                                            \
       env = off_altstack(t, env, &copy_);                                                          \
   }                                                                                                \

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/hook/conn.h"
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/request.h"
@@ -312,6 +313,13 @@ void thread_retire(void)
 	}
 }
 
+void thread_abandon(struct thread *t)
+{
+	t->locks = 0;
+	request_abandon(t);
+	conn_abandon(t);
+}
+
 /* The end of a thread, however it ends: normally, by pthread_exit or by cancellation. */
 static void on_exit_of(void *record)
 {
@@ -319,6 +327,8 @@ static void on_exit_of(void *record)
 
 	if (tls.self != t)
 		return;
+	if (t->locks)
+		thread_abandon(t);
 	if (thread_current(t))
 		request_park(t, clock_ns());
 	tls.outside = 1;

@@ -43,6 +43,9 @@ struct thread *thread_find(pid_t tid);
 /** The record of a thread that is gone without a word: its timer is deleted. Context: agent. */
 void thread_gone(struct thread *t);
 
+/** @t leaves our code by a jump, or ends there: no lock stays locked. Context: hook. */
+void thread_abandon(struct thread *t);
+
 /** From now on the timers of all threads send @number; 0: they are gone. Context: hook. */
 void thread_move_timers(int number);
 

@@ -21,8 +21,12 @@ static struct tally forked = TALLY("children of fork end as told"),
 static bool ended(pid_t pid, int status)
 {
 	int got = -1;
+	pid_t who = waitpid(pid, &got, 0);
 
-	return waitpid(pid, &got, 0) == pid && WIFEXITED(got) && WEXITSTATUS(got) == status;
+	if (who == pid && WIFEXITED(got) && WEXITSTATUS(got) == status)
+		return true;
+	note("process %d: status %x in place of %d", (int)who, (unsigned)got, status);
+	return false;
 }
 
 static void *value_of(void *argument)

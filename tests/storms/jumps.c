@@ -4,6 +4,7 @@
  * of every call that the agent wraps, of the agent's own code before and after it. What is left must work: the next call on
  * the same thread, the descriptors, the request in hand, the mask.
  */
+#include <netinet/in.h>
 #include <poll.h>
 #include <semaphore.h>
 #include <setjmp.h>
@@ -17,7 +18,9 @@
 #include "tests/storms/storm.h"
 
 enum {
-	THREADS = 3
+	THREADS = 3,
+	WAYS = 18,
+	HTTP_WAY = 16
 };
 
 static struct tally jumped = TALLY("the jump lands"), works = TALLY("calls work after a jump"),
@@ -52,10 +55,49 @@ static void on_alarm(int number)
 }
 
 struct place {
-	int pair[2], pipe[2], epoll;
+	int pair[2], pipe[2], http[2], epoll;
 	sem_t semaphore;
 	pthread_mutex_t mutex;
 };
+
+/* A server and its client, for one turn: what a jump leaves of their conversation nobody knows. */
+static void open_http(struct place *p)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int listener;
+
+	MUST(listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	MUST(bind(listener, (struct sockaddr *)&a, sizeof a));
+	MUST(listen(listener, 1));
+	MUST(getsockname(listener, (struct sockaddr *)&a, &(socklen_t){ sizeof a }));
+	MUST(p->http[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	MUST(connect(p->http[1], (struct sockaddr *)&a, sizeof a));
+	MUST(p->http[0] = accept(listener, NULL, NULL));
+	MUST(close(listener));
+}
+
+static void close_http(struct place *p)
+{
+	MUST(close(p->http[0]));
+	MUST(close(p->http[1]));
+}
+
+/* Every call that begins, continues and ends a request, all the time. */
+static void serve_for_ever(struct place *p)
+{
+	static const char question[] = "GET /jump HTTP/1.1\r\n\r\n",
+			  answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+	struct pollfd server = { .fd = p->http[0], .events = POLLIN };
+	char text[128];
+
+	for (;;) {
+		send(p->http[1], question, sizeof question - 1, MSG_NOSIGNAL);
+		poll(&server, 1, 1);
+		recv(p->http[0], text, sizeof text, MSG_DONTWAIT);
+		send(p->http[0], answer, sizeof answer - 1, MSG_NOSIGNAL);
+		recv(p->http[1], text, sizeof text, MSG_DONTWAIT);
+	}
+}
 
 /* Waits for what never comes. */
 static void wait_for_ever(struct place *p, unsigned how)
@@ -71,7 +113,7 @@ static void wait_for_ever(struct place *p, unsigned how)
 	fd_set set;
 	char byte;
 
-	switch (how % 17) {
+	switch (how % WAYS) {
 	case 0:
 		read(p->pipe[0], &byte, 1);
 		break;
@@ -128,6 +170,9 @@ static void wait_for_ever(struct place *p, unsigned how)
 
 			nanosleep(&none, NULL);
 		}
+	case HTTP_WAY:
+		serve_for_ever(p);
+		break;
 	default:
 		storm_burn(1000000);
 	}
@@ -177,6 +222,10 @@ static void *jumps(void *number)
 		volatile int landed;
 		sigset_t mask;
 
+		pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+		if (turn % WAYS == HTTP_WAY)
+			open_http(&p);
+		pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
 		landed = sigsetjmp(out, 1);
 		if (!landed) {
 			armed = 1;
@@ -186,7 +235,9 @@ static void *jumps(void *number)
 		tally(&jumped, landed == sent, "%d is not %d", landed, sent);
 		pthread_sigmask(SIG_BLOCK, &usr1, &mask);
 		tally(&unblocked, !sigismember(&mask, SIGUSR1), "after a jump");
-		tally(&works, all_work(&p), "way %u: %s", turn % 17, strerror(errno));
+		if (turn % WAYS == HTTP_WAY)
+			close_http(&p);
+		tally(&works, all_work(&p), "way %u: %s", turn % WAYS, strerror(errno));
 		/* every call that waits for events lays the request down, with a jump or without */
 		sonde_attach(mine);
 		tally(&request, sonde_current() == mine, "lost");
@@ -228,6 +279,6 @@ int main(int argc, char **argv)
 	for (int i = 0; i < THREADS; i++)
 		MUST_0(pthread_join(threads[i], NULL));
 	MUST_0(pthread_join(burner, NULL));
-	tally(&fds, most <= storm_descriptors + THREADS * 5 + THREADS, "%d descriptors", most);
+	tally(&fds, most <= storm_descriptors + THREADS * 8, "%d descriptors", most);
 	return storm_end();
 }

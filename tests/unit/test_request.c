@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/hook/ended.h"
+#include "agent/hook/owned.h"
 #include "agent/hook/request.h"
 #include "tests/unit/unit.h"
 
@@ -439,6 +440,31 @@ static void any_history_adds_up(void **state)
 	assert_true(ended > 10000);
 }
 
+/* A host's signal handler jumps out of the call that had it locked: tests/storms/jumps.c does it for real. */
+static void what_a_jump_left_locked_is_free_again(void **state)
+{
+	struct thread *t = &threads[0], *other = &threads[1];
+	request_id id = request_open(t, 100 * MS);
+	struct request *r = request_get(id);
+
+	(void)state;
+	tls.self = t;
+	assert_true(owned_try(&r->lock));
+	t->telling = true;
+	tls.self = other;
+	assert_false(owned_try(&r->lock));
+	assert_int_equal(other->locks, 0);
+	assert_int_equal(t->locks, 1);
+	request_abandon(other); /* not its own */
+	assert_false(owned_try(&r->lock));
+	request_abandon(t);
+	assert_true(owned_try(&r->lock));
+	owned_unlock(&r->lock, memory_order_release);
+	assert_int_equal(other->locks, 0);
+	assert_false(t->telling);
+	tls.self = NULL;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -459,6 +485,7 @@ int main(void)
 		cmocka_unit_test_setup(a_full_ring_loses_no_request, fresh),
 		cmocka_unit_test_setup(a_handler_in_the_middle_of_a_record_takes_the_other_way,
 				       fresh),
+		cmocka_unit_test_setup(what_a_jump_left_locked_is_free_again, fresh),
 		cmocka_unit_test_setup(any_history_adds_up, fresh),
 	};
 
