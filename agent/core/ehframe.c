@@ -88,7 +88,6 @@ enum {
 };
 
 #define REMEMBER_MAX 32  /* compilers nest one or two */
-#define GAP_MAX      64  /* between two functions: padding, nothing that runs */
 #define WIDE_LOOK    256 /* how far back an equal wide rule is looked for */
 
 /* ---- Reading: a cursor that sticks at the end ---- */
@@ -987,7 +986,8 @@ static void digest_list(struct builder *b, const struct list *l, const struct eh
 			counts->malformed++;
 			continue;
 		}
-		if (fde.start - known > GAP_MAX)
+		/* padding, too: that something returns to the start of a function makes nobody its caller */
+		if (fde.start > known)
 			row_add(b, (uint32_t)(known - b->low), UNWIND_NONE);
 		end = fde.end;
 		if (i + 1 < l->n && l->item[i + 1].start > fde.start && l->item[i + 1].start < end)
