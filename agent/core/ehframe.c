@@ -81,6 +81,7 @@ enum {
 
 /* x86_64's numbers. On another machine nothing is expressed yet, see state_rule(). */
 enum {
+	REG_BX = 3,
 	REG_FP = 6,
 	REG_SP = 7,
 	REG_RA = 16,
@@ -241,8 +242,9 @@ struct state {
 	enum cfa_how how;
 	uint8_t reg;
 	int64_t offset, add;
-	struct saved fp, sp,
-		ra; /* the registers we follow; sp's only to see that it is the CFA, as always */
+	struct saved fp, ra; /* the registers we follow */
+	struct saved sp;     /* only to see that it is the CFA, as always */
+	struct saved bx;     /* only where the walk needs it, see rule_of_bx() */
 };
 
 struct cie {
@@ -258,7 +260,18 @@ struct cie {
 
 static struct saved *state_saved(struct state *s, uint64_t reg)
 {
-	return reg == REG_FP ? &s->fp : reg == REG_SP ? &s->sp : reg == REG_RA ? &s->ra : NULL;
+	switch (reg) {
+	case REG_FP:
+		return &s->fp;
+	case REG_SP:
+		return &s->sp;
+	case REG_RA:
+		return &s->ra;
+	case REG_BX:
+		return &s->bx;
+	default:
+		return NULL;
+	}
 }
 
 static void state_save(struct state *s, uint64_t reg, enum saved_how how, uint8_t in,
@@ -366,7 +379,9 @@ struct builder {
 	struct ehframe_rows *rows;
 	uint32_t room, wide_room;
 	uintptr_t low, high;
-	bool failed; /* out of memory */
+	bool failed;  /* out of memory */
+	bool bx_asks; /* some frame's address is in rbx */
+	bool of_bx;   /* this pass is about rbx */
 };
 
 static bool fits32(int64_t v)
@@ -466,6 +481,7 @@ static uint32_t state_rule(struct builder *b, const struct cie *cie, const struc
 	if (s->how == CFA_PLT || !wide_from(s, &wide))
 		goto exotic;
 	index = wide_index(b, &wide);
+	b->bx_asks |= s->how != CFA_PLT && s->reg == REG_BX;
 	if (index >= 0)
 		return UNWIND_WIDE | (uint32_t)index << UNWIND_ARG_SHIFT;
 	b->rows->counts.refused++;
@@ -475,7 +491,27 @@ exotic:
 	return UNWIND_NONE;
 }
 
+/*
+ * The dynamic linker's entry for lazy binding keeps its frame's address in rbx, which whom it calls saves: a module with
+ * such frames gets rows of where rbx is, too.
+ */
+static uint32_t rule_of_bx(const struct state *s)
+{
+	uint64_t words = (0 - (uint64_t)s->bx.offset) / 8;
+
+	if (s->bx.how == SAVED_SAME)
+		return UNWIND_BX_KEPT;
+	return s->bx.how == SAVED_AT_CFA && s->bx.offset % 8 == 0 && words < UNWIND_BX_UNKNOWN
+		       ? (uint32_t)words
+		       : UNWIND_BX_UNKNOWN;
+}
+
 /* ---- Rows ---- */
+
+static uint32_t unknown(const struct builder *b)
+{
+	return b->of_bx ? UNWIND_BX_UNKNOWN : UNWIND_NONE;
+}
 
 /* From @pc on @rule holds. @pc never goes back. */
 static void row_add(struct builder *b, uint32_t pc, uint32_t rule)
@@ -483,7 +519,7 @@ static void row_add(struct builder *b, uint32_t pc, uint32_t rule)
 	struct ehframe_rows *r = b->rows;
 
 	if (r->n_rows >= EHFRAME_ROWS_MAX - 1)
-		rule = UNWIND_NONE;
+		rule = unknown(b);
 	if (r->n_rows && r->row[r->n_rows - 1].pc == pc)
 		r->n_rows--;
 	if (r->n_rows && r->row[r->n_rows - 1].rule == rule)
@@ -523,7 +559,8 @@ static void run_advance(struct run *run, struct cursor *c, uintptr_t to)
 	}
 	if (to > run->at && run->b && run->at < run->end)
 		row_add(run->b, (uint32_t)(run->at - run->b->low),
-			state_rule(run->b, run->cie, &run->state));
+			run->b->of_bx ? rule_of_bx(&run->state)
+				      : state_rule(run->b, run->cie, &run->state));
 	run->at = to;
 }
 
@@ -973,7 +1010,7 @@ static void digest_list(struct builder *b, const struct list *l, const struct eh
 	struct cie cie = { 0 };
 	struct fde fde;
 
-	row_add(b, 0, UNWIND_NONE);
+	row_add(b, 0, unknown(b));
 	for (size_t i = 0; i < l->n && !b->failed; i++) {
 		uintptr_t end;
 
@@ -988,7 +1025,7 @@ static void digest_list(struct builder *b, const struct list *l, const struct eh
 		}
 		/* padding, too: that something returns to the start of a function makes nobody its caller */
 		if (fde.start > known)
-			row_add(b, (uint32_t)(known - b->low), UNWIND_NONE);
+			row_add(b, (uint32_t)(known - b->low), unknown(b));
 		end = fde.end;
 		if (i + 1 < l->n && l->item[i + 1].start > fde.start && l->item[i + 1].start < end)
 			end = l->item[i + 1].start;
@@ -996,7 +1033,20 @@ static void digest_list(struct builder *b, const struct list *l, const struct eh
 		known = end;
 	}
 	if (known < b->high)
-		row_add(b, (uint32_t)(known - b->low), UNWIND_NONE);
+		row_add(b, (uint32_t)(known - b->low), unknown(b));
+}
+
+/* A second pass over all functions, for the one or two modules that ask for it. */
+static void digest_bx(struct builder *b, const struct list *l, const struct ehframe_bytes *frames,
+		      uintptr_t data_base)
+{
+	struct ehframe_rows rows = { 0 };
+	struct builder of_bx = { .rows = &rows, .low = b->low, .high = b->high, .of_bx = true };
+
+	digest_list(&of_bx, l, frames, data_base);
+	b->rows->bx = rows.row;
+	b->rows->n_bx = rows.n_rows;
+	b->failed |= of_bx.failed;
 }
 
 /* Give back what growing took too much, and index the pages. */
@@ -1020,7 +1070,7 @@ static int rows_finish(struct ehframe_rows *r, uintptr_t size)
 			row++;
 		r->page[i] = row;
 	}
-	r->bytes = r->n_rows * sizeof(*r->row) + r->n_wide * sizeof(*r->wide) +
+	r->bytes = (r->n_rows + r->n_bx) * sizeof(*r->row) + r->n_wide * sizeof(*r->wide) +
 		   n_pages * sizeof(*r->page);
 	return 0;
 }
@@ -1045,6 +1095,8 @@ int ehframe_digest(const struct ehframe_bytes *hdr, const struct ehframe_bytes *
 	if (list.unsorted)
 		qsort(list.item, list.n, sizeof(*list.item), by_start);
 	digest_list(&b, &list, frames, hdr->address);
+	if (b.bx_asks && !b.failed)
+		digest_bx(&b, &list, frames, hdr->address);
 	err = b.failed ? -ENOMEM : out->counts.functions ? rows_finish(out, high - low) : -EINVAL;
 out:
 	free(list.item);
@@ -1064,5 +1116,6 @@ void ehframe_fini(struct ehframe_rows *rows)
 	free(rows->row);
 	free(rows->page);
 	free(rows->wide);
+	free(rows->bx);
 	memset(rows, 0, sizeof(*rows));
 }

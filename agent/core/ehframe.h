@@ -36,8 +36,9 @@ struct ehframe_rows {
 	struct unwind_row *row;
 	uint32_t *page; /* as struct unwind_span */
 	struct unwind_wide *wide;
-	uint32_t n_rows, n_wide;
-	size_t bytes; /* memory of the three */
+	struct unwind_row *bx;
+	uint32_t n_rows, n_wide, n_bx;
+	size_t bytes; /* memory of the four */
 	struct ehframe_counts counts;
 };
 

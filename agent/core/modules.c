@@ -129,7 +129,9 @@ static int publish(struct modules *m)
 						       r->rows.page,
 						       r->rows.wide,
 						       r->rows.n_rows,
-						       r->rows.n_wide };
+						       r->rows.n_wide,
+						       r->rows.n_bx,
+						       r->rows.bx };
 		table_rows(table)[i] = r;
 		r->refs++;
 	}

@@ -93,6 +93,7 @@ void unwind_after_fork(void)
 
 #if defined(__x86_64__)
 
+#  define REG_DWARF_BX 3
 #  define REG_DWARF_FP 6
 #  define REG_DWARF_SP 7
 
@@ -266,13 +267,45 @@ UNWIND_RAW static bool reg_get(const struct frame *f, unsigned reg, uintptr_t *v
 	return true;
 }
 
+/* What a frame called, pc 0 if nothing: the only one whose copy of a register we look for. */
+struct callee {
+	uintptr_t pc;
+	const greg_t *all;
+};
+
+/* rbx as it was when @callee was called, which put it below its CFA, or has not touched it yet. */
+UNWIND_RAW static bool bx_of_caller(const struct unwind_span *span, const struct callee *callee,
+				    const struct view *v, const struct frame *f, uintptr_t *value)
+{
+	const struct unwind_row *row = span->bx;
+	uint32_t n = span->n_bx, at = (uint32_t)(callee->pc - span->low);
+
+	if (!n || !callee->pc || !span_has(span, callee->pc))
+		return false;
+	while (n > 1) {
+		uint32_t half = n / 2;
+
+		row = row[half].pc <= at ? row + half : row;
+		n -= half;
+	}
+	if (row->rule == UNWIND_BX_KEPT && callee->all) {
+		*value = (uintptr_t)callee->all[REG_RBX];
+		return true;
+	}
+	return row->rule != UNWIND_BX_KEPT && row->rule != UNWIND_BX_UNKNOWN &&
+	       view_load(v, f->sp - row->rule * sizeof(uintptr_t), value);
+}
+
 /* The CFA and the caller's fp by a wide rule; false when the stack or the registers do not say. */
-UNWIND_RAW static bool wide_apply(const struct unwind_wide *w, const struct view *v,
+UNWIND_RAW static bool wide_apply(const struct unwind_span *span, uint32_t index,
+				  const struct callee *callee, const struct view *v,
 				  const struct frame *f, uintptr_t *cfa, uintptr_t *fp)
 {
+	const struct unwind_wide *w = &span->wide[index];
 	uintptr_t base;
 
-	if (!reg_get(f, w->cfa_reg, &base))
+	if (!reg_get(f, w->cfa_reg, &base) &&
+	    (w->cfa_reg != REG_DWARF_BX || !bx_of_caller(span, callee, v, f, &base)))
 		return false;
 	*cfa = base + (uintptr_t)(intptr_t)w->cfa_offset;
 	if (w->cfa_deref) {
@@ -334,8 +367,9 @@ enum rare {
 
 /* One frame whose rule is not the plain one. */
 UNWIND_RAW static __attribute__((noinline)) enum rare
-rare_apply(const struct unwind_span *span, uint32_t rule, const struct view *v, struct frame *f,
-	   uintptr_t *pc, uintptr_t *cfa, enum unwind_end *end)
+rare_apply(const struct unwind_span *span, uint32_t rule, const struct callee *callee,
+	   const struct view *v, struct frame *f, uintptr_t *pc, uintptr_t *cfa,
+	   enum unwind_end *end)
 {
 	uint32_t arg = rule >> UNWIND_ARG_SHIFT;
 	uintptr_t fp = f->fp;
@@ -346,7 +380,7 @@ rare_apply(const struct unwind_span *span, uint32_t rule, const struct view *v, 
 		*cfa = f->sp + 8 + ((*pc & 15) >= arg ? 8 : 0);
 		return RARE_CFA;
 	case UNWIND_WIDE:
-		if (!wide_apply(&span->wide[arg], v, f, cfa, &fp))
+		if (!wide_apply(span, arg, callee, v, f, cfa, &fp))
 			return RARE_END;
 		f->fp = fp;
 		return RARE_CFA;
@@ -391,8 +425,10 @@ UNWIND_RAW static unsigned walk(struct unwind_table *table, const struct unwind_
 				/* a copy, so that the plain rules keep theirs in registers */
 				struct frame rare = f;
 				uintptr_t rare_pc = pc, rare_cfa = 0;
-				enum rare how =
-					rare_apply(span, rule, &v, &rare, &rare_pc, &rare_cfa, end);
+				const struct callee callee = { n > 1 ? pcs[n - 2] : 0,
+							       n == 2 ? regs->all : NULL };
+				enum rare how = rare_apply(span, rule, &callee, &v, &rare, &rare_pc,
+							   &rare_cfa, end);
 
 				if (how == RARE_END)
 					return n;

@@ -76,6 +76,13 @@ struct unwind_wide {
 	uint8_t fp_reg;
 };
 
+/*
+ * Where rbx is, row by row, in a module of which a function keeps its frame's address there and calls others: the dynamic
+ * linker, binding a symbol. The rule is the number of words that it lies below the CFA, or one of these.
+ */
+#define UNWIND_BX_KEPT    0u
+#define UNWIND_BX_UNKNOWN 0xffffu
+
 #define UNWIND_PAGE_SHIFT                                                                          \
   6 /* 64 bytes of code: a row or two to search; 256 took 14.5 ns a frame, this 12 */
 
@@ -96,7 +103,8 @@ struct unwind_span {
 	const uint32_t *
 		page; /* ((high - low) >> UNWIND_PAGE_SHIFT) + 2 of: last row at or before each page */
 	const struct unwind_wide *wide;
-	uint32_t n_rows, n_wide;
+	uint32_t n_rows, n_wide, n_bx;
+	const struct unwind_row *bx; /* n_bx 0: none, no wide rule of this module asks for rbx */
 };
 
 /*

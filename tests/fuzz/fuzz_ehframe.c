@@ -44,8 +44,9 @@ static void walk_garbage(const struct ehframe_rows *r, uintptr_t code, const uin
 	FUZZ_CHECK(table);
 	table->release = no_release;
 	table->n_spans = 1;
-	table->span[0] = (struct unwind_span){ code,    code + CODE_BYTES, r->row,   r->page,
-					       r->wide, r->n_rows,         r->n_wide };
+	table->span[0] =
+		(struct unwind_span){ code,      code + CODE_BYTES, r->row,  r->page, r->wide,
+				      r->n_rows, r->n_wide,         r->n_bx, r->bx };
 	FUZZ_CHECK(unwind_publish(table) == 0);
 	for (uint32_t pc = 0; pc < CODE_BYTES; pc += 977) {
 		struct unwind_regs regs = { code + pc, (uintptr_t)words + pc % 1024,

@@ -571,6 +571,50 @@ static void between_functions_is_no_rule(void **state)
 	assert_int_equal(rows.n_rows, 6);
 }
 
+static uint32_t bx_at(uint32_t pc)
+{
+	uint32_t rule = UNWIND_NONE;
+
+	for (uint32_t i = 0; i < rows.n_bx && rows.bx[i].pc <= pc; i++)
+		rule = rows.bx[i].rule;
+	return rule;
+}
+
+static void a_frame_in_rbx_makes_rows_of_rbx(void **state)
+{
+	size_t at = usual_cie();
+
+	(void)state;
+	fde(at, 0x100, 0x40); /* saves rbx as everybody does */
+	CODE_BYTES(ADVANCE(1), DEF_CFA_OFFSET, 16, FP_AT_CFA_16, ADVANCE(1), DEF_CFA_OFFSET, 24);
+	CODE_BYTES(0x83, 3, ADVANCE(0x30), DEF_CFA_OFFSET, 16, 0xc3);
+	end();
+	digest();
+	assert_int_equal(rows.n_bx, 0);
+	assert_null(rows.bx);
+	made.n -= 4;          /* the end mark */
+	fde(at, 0x200, 0x40); /* as the dynamic linker's entry: CFA = rbx + 32 */
+	CODE_BYTES(DEF_CFA_OFFSET, 24, ADVANCE(1), DEF_CFA_OFFSET, 32, 0x83, 4);
+	CODE_BYTES(ADVANCE(3), DEF_CFA_REG, 3);
+	end();
+	fde(at, 0x300, 0x40); /* where nobody finds it */
+	CODE_BYTES(ADVANCE(1), 0x09, 3, 0, ADVANCE(1), 0x07, 3, ADVANCE(1), 0x11, 3, 0x7f);
+	end();
+	digest();
+	assert_int_equal(wide_at(0x204)->cfa_reg, 3);
+	assert_int_equal(bx_at(0x101), UNWIND_BX_KEPT);
+	assert_int_equal(bx_at(0x102), 3);
+	assert_int_equal(bx_at(0x131), 3);
+	assert_int_equal(bx_at(0x132), UNWIND_BX_KEPT);
+	assert_int_equal(bx_at(0x204), 4);
+	assert_int_equal(bx_at(0x140), UNWIND_BX_UNKNOWN);
+	assert_int_equal(bx_at(0x300), UNWIND_BX_KEPT);
+	assert_int_equal(bx_at(0x301), UNWIND_BX_UNKNOWN);
+	assert_int_equal(bx_at(0x302), UNWIND_BX_UNKNOWN);
+	assert_int_equal(bx_at(0x303), UNWIND_BX_UNKNOWN);
+	assert_int_equal(rows.counts.functions, 3);
+}
+
 static void h32(uint32_t v)
 {
 	memcpy(hdr.data + hdr.n, &v, 4);
@@ -722,6 +766,7 @@ int main(void)
 		CASE(what_is_not_ours_is_refused),
 		CASE(functions_out_of_order_are_sorted_and_cut_at_the_next),
 		CASE(between_functions_is_no_rule),
+		CASE(a_frame_in_rbx_makes_rows_of_rbx),
 		CASE(the_search_table_is_used_when_there_is_one),
 		CASE(a_program_may_not_go_back),
 		CASE(the_page_index_leads_to_the_row),

@@ -108,12 +108,13 @@ static int same(const struct walked *a, const struct walked *b)
 	return a->n == b->n && !memcmp(a->pcs, b->pcs, a->n * sizeof(a->pcs[0]));
 }
 
-/* The dynamic linker's entry for lazy binding keeps its frame's address in rbx, which only libunwind follows. */
-static int ends_in_binding(const struct walked *ours, const struct walked *theirs)
+/* Inside of what the dynamic linker's entry for lazy binding calls: that entry keeps its frame's address in rbx. */
+static int is_binding(const struct walked *w)
 {
-	return ours->end == UNWIND_NO_RULE && ours->n < theirs->n &&
-	       ours->pcs[ours->n - 1] - binder.start < binder.end - binder.start &&
-	       !memcmp(ours->pcs, theirs->pcs, ours->n * sizeof(ours->pcs[0]));
+	for (unsigned i = 1; i < w->n; i++)
+		if (w->pcs[i] - binder.start < binder.end - binder.start)
+			return 1;
+	return 0;
 }
 
 /* gcc's description of an over-aligned frame is wrong after its `leave`: libunwind believes it and loses its way. */
@@ -136,9 +137,8 @@ static void compare(void *context)
 	seen.copies_differ += !same(&ours, &copied) || ours.end != copied.end;
 	if (ours.n > seen.deepest)
 		seen.deepest = ours.n;
-	if (ends_in_binding(&ours, &theirs))
-		seen.binding++;
-	else if (lost_theirs(&ours, &theirs))
+	seen.binding += is_binding(&ours) != 0;
+	if (lost_theirs(&ours, &theirs))
 		seen.lost++;
 	else if ((!same(&ours, &theirs) || ours.end != UNWIND_COMPLETE) && !seen.differ++) {
 		seen.ours = ours;
@@ -372,7 +372,7 @@ static void same_while_the_linker_binds_a_symbol(void **state)
 	if (!seen.binding)
 		skip(); /* this program was linked to be bound at start */
 	assert_true(seen.walks - before < before);
-	assert_true(seen.binding < before);
+	assert_in_range(seen.binding, 50, before);
 }
 
 static void same_across_a_signal_frame(void **state)
@@ -702,7 +702,8 @@ static struct unwind_table *counted_create(atomic_int *released)
 	c->released = released;
 	c->table.release = counted_release;
 	c->table.n_spans = 1;
-	c->table.span[0] = (struct unwind_span){ 0x10000, 0x10200, one_row, one_page, NULL, 1, 0 };
+	c->table.span[0] =
+		(struct unwind_span){ 0x10000, 0x10200, one_row, one_page, NULL, 1, 0, 0, NULL };
 	return &c->table;
 }
 
@@ -883,7 +884,8 @@ static struct step_table *step_create(void)
 	s->table->release = step_release;
 	s->table->n_spans = 1;
 	s->table->span[0] = (struct unwind_span){
-		STEP_LOW, STEP_HIGH, s->row, s->page, (const struct unwind_wide *)(void *)s, 2, 0
+		STEP_LOW, STEP_HIGH, s->row, s->page, (const struct unwind_wide *)(void *)s,
+		2,        0,         0,      NULL
 	};
 	return s;
 }
