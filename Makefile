@@ -63,8 +63,10 @@ FUZZ   := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 SUBJECTS := $(patsubst %.c,$(B)/%,$(wildcard tests/subjects/*.c))
 STORMS := $(patsubst %,$(B)/%,$(basename $(wildcard tests/storms/*.c tests/storms/*.cc)))
 EMBED  := $(patsubst %.c,$(B)/%,$(wildcard examples/embed/*.c))
+STEP   := $(call obj,$(addprefix tests/unwind/,step.c target.c shadow.c oracle.c judge.c))
+STEPPED := $(foreach v,gcc-O0 gcc-O1 gcc-O2 gcc-O3 clang-O0 clang-O1 clang-O2 clang-O3,$(addprefix $(B)/tests/unwind/$(v)/,calls throws))
 OBJS_CC := $(patsubst %.cc,$(B)/%.o,$(wildcard tests/storms/*.cc))
-OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(HOSTS:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(filter-out $(OBJS_CC),$(STORMS:=.o)) $(EMBED:=.o)
+OBJS   := $(AGENT) $(SERVER) $(B)/server/main.o $(DEMO) $(UNIT:=.o) $(BENCH:=.o) $(HOSTS:=.o) $(FUZZ:=.o) $(SUBJECTS:=.o) $(filter-out $(OBJS_CC),$(STORMS:=.o)) $(STEP) $(EMBED:=.o)
 
 all: $(B)/libsonde.so $(B)/sonde $(B)/sonde-demo ## Build the agent, the collector and the demo server
 
@@ -98,6 +100,18 @@ $(OBJS): $(B)/%.o: %.c Makefile | build/gen/sonde.pb-c.h
 
 $(STORMS): %: %.o
 	$(call say,LD)$(if $(filter $<,$(OBJS_CC)),$(CXX),$(CC)) $(LDFLAGS_ALL) -o $@ $< -ldl
+
+$(B)/tests/unwind/step: $(STEP) $(B)/agent.a
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(STEP) $(B)/agent.a $(shell $(PKG_CONFIG) --libs libunwind-generic libdw)
+
+# What is stepped: by two compilers, at four levels, bound lazily, whatever the flags of the rest.
+STEPPED_FLAGS = $(lastword $(subst -O, -O,$*)) -g -Wall -Wextra -fomit-frame-pointer -pthread -Wl,-z,lazy
+$(filter %/calls,$(STEPPED)): $(B)/tests/unwind/%/calls: tests/unwind/calls.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC)$(firstword $(subst -, ,$*)) -std=gnu11 -D_GNU_SOURCE $(STEPPED_FLAGS) -o $@ $<
+$(filter %/throws,$(STEPPED)): $(B)/tests/unwind/%/throws: tests/unwind/throws.cc Makefile
+	@mkdir -p $(@D)
+	$(call say,CXX)$(if $(filter gcc%,$*),g++,clang++) -std=c++17 $(STEPPED_FLAGS) -o $@ $<
 
 $(OBJS_CC): $(B)/%.o: %.cc Makefile
 	@mkdir -p $(@D)
@@ -138,8 +152,8 @@ test: ## Install, build and run every test; the last line counts them
 	@.ci/deps test
 	@$(MAKE) --no-print-directory check
 
-check: all lint $(UNIT) $(SUBJECTS) $(HOSTS) $(STORMS) $(EMBED) $(FUZZ)
-	@B=$(B) tests/run unit asan tsan embed fuzz page e2e
+check: all lint $(UNIT) $(SUBJECTS) $(HOSTS) $(STORMS) $(EMBED) $(FUZZ) build-unwind
+	@B=$(B) tests/run unit asan tsan unwind embed fuzz page e2e
 
 unit: build-unit ## Only the unit tests
 	@B=$(B) tests/run unit
@@ -150,6 +164,11 @@ e2e: all $(SUBJECTS) $(HOSTS) $(STORMS) ## Only the end-to-end tests
 	@B=$(B) tests/run e2e
 soak: all $(STORMS) ## Storms against the agent, SECONDS=120 each; STORM=fork only those whose names have that
 	@B=$(B) STORM_SECONDS=$(or $(SECONDS),120) nice -n 5 /usr/bin/python3 -u tests/e2e/test_storms.py $(STORM)
+build-unwind: $(B)/tests/unwind/step $(STEPPED)
+unwind: build-unwind ## Walks against the true stack and libunwind's at every instruction, under a minute
+	@B=$(B) tests/run unwind
+unwind-truth: build-unwind ## The same through everything, ten minutes: tests/unwind/run
+	@B=$(B) nice -n 5 tests/unwind/run whole
 page: all ## Only the tests of the page
 	@B=$(B) tests/run page
 fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address it searches
@@ -170,7 +189,7 @@ lint: check-signal-safe check-exports check-tls ## Formats, static analysis, and
 	@clang-format --dry-run -Werror $(C_FILES)
 	@cppcheck --quiet --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 	    --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches --suppress=allocaCalled -D__x86_64__ -D__linux__ -D_GNU_SOURCE -Iinclude -I. agent server examples
-	@shellcheck .ci/run .ci/deps tests/run $(shell git ls-files --cached --others --exclude-standard '*.sh')
+	@shellcheck .ci/run .ci/deps tests/run tests/unwind/run $(shell git ls-files --cached --others --exclude-standard '*.sh')
 	@echo "  LINT  clean"
 
 tidy: ## clang-tidy over agent and server (minutes)
@@ -209,6 +228,6 @@ clean: ## Remove every build product
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all demo test check unit build-unit sanitize e2e page fuzz soak bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
+.PHONY: all demo test check unit build-unit build-unwind unwind unwind-truth sanitize e2e page fuzz soak bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
 
 say = $(if $(V),,@printf '  %-4s  %s\n' $(1) $(@:$(B)/%=%);)
