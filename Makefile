@@ -53,7 +53,7 @@ PROTO  := $(B)/gen/sonde.pb-c.o
 SIG    := $(call obj,$(wildcard agent/sig/*.c))
 AGENT  := $(SIG) $(call obj,$(wildcard agent/*.c agent/hook/*.c agent/core/*.c))
 # Files that define names of libc: linked into libsonde.so only, never into a test program.
-INTERPOSERS := $(call obj,$(wildcard agent/hook/io.c agent/hook/lock.c agent/hook/signal.c agent/hook/sleep.c agent/hook/thread.c agent/hook/process.c agent/hook/seccomp.c))
+INTERPOSERS := $(call obj,$(wildcard agent/hook/io.c agent/hook/lock.c agent/hook/signal.c agent/hook/sleep.c agent/hook/thread.c agent/hook/process.c agent/hook/confine.c))
 SERVER := $(call obj,$(filter-out server/main.c,$(wildcard server/*.c)))
 DEMO   := $(call obj,$(wildcard examples/demo/*.c))
 UNIT   := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "agent/core/life.h"
+#include "agent/core/probe.h"
 #include "agent/hook/children.h"
 #include "agent/hook/conn.h"
 #include "agent/hook/guard.h"
@@ -28,6 +29,7 @@
 enum {
 	START_SLOTS = 1024, /* threads between pthread_create and their first instruction */
 	AGENT_STACK_BYTES = 512 << 10,
+	AGENT_SPACE_BYTES = 130 << 20, /* its stack, and an arena of malloc's */
 	RETIRE_S = 1,
 	FLUSH_MS = 200, /* what an exiting process waits at most */
 	MODULES_NS = 2000000000,
@@ -45,8 +47,7 @@ enum {
 #define MODULES_NS_MAX 30000000000u
 
 static struct config config; /* constant after boot, but for a fork's child */
-static char config_error[512];
-static bool mapped;          /* the shared memory is there */
+static char remarks[1024];   /* told when there is a collector to tell */
 static struct life *life;    /* of this process's agent thread */
 static _Atomic bool retired; /* for good: fork's children, too */
 static const char *retired_why;
@@ -77,6 +78,16 @@ static void say(const char *what)
 	}
 }
 
+/* Something that whoever reads the profile should know. */
+static void remark(const char *what)
+{
+	size_t used = strlen(remarks);
+
+	say(what);
+	if (used + 3 < sizeof remarks)
+		snprintf(remarks + used, sizeof remarks - used, "%s%s", used ? "; " : "", what);
+}
+
 /* ---- Memory shared with host threads ---- */
 
 static void *map(size_t bytes)
@@ -104,27 +115,47 @@ static uint32_t power_of_two(uint32_t n)
 
 /* Where the pools' elements lie: the same in every fork's child. */
 static struct {
-	void *threads, *requests, *connections, *starts;
+	void *threads, *requests, *connections, *starts, *rings, *ended_rings, *shared;
 } memory;
 
-static int map_all(void)
+/* Returns NULL, or why not. */
+static const char *map_all(void)
 {
 	uint32_t ring = power_of_two(config.ring_kib << 10);
+	struct {
+		void **at;
+		size_t bytes;
+	} parts[] = {
+		{ &memory.threads, LIFE_THREADS * sizeof(struct thread) },
+		{ &memory.requests, config.requests * sizeof(struct request) },
+		{ &memory.connections, config.connections * sizeof(struct conn) },
+		{ &memory.starts, (size_t)START_SLOTS * 64 },
+		{ &memory.rings, (size_t)LIFE_THREADS * ring },
+		{ &memory.ended_rings, (size_t)LIFE_THREADS * ENDED_RING_BYTES },
+		{ &memory.shared, sizeof *shared },
+	};
+	enum {
+		PARTS = sizeof parts / sizeof *parts
+	};
+	size_t sum = AGENT_SPACE_BYTES;
+	unsigned n = 0;
 
-	shared = map(sizeof *shared);
-	memory.threads = map((size_t)LIFE_THREADS * sizeof(struct thread));
-	memory.requests = map((size_t)config.requests * sizeof(struct request));
-	memory.connections = map((size_t)config.connections * sizeof(struct conn));
-	memory.starts = map((size_t)START_SLOTS * 64);
-	thread_setup.rings = map((size_t)LIFE_THREADS * ring);
-	thread_setup.ring_bytes = ring;
-	thread_setup.ended_rings = map((size_t)LIFE_THREADS * ENDED_RING_BYTES);
-	if (!shared || !memory.threads || !memory.requests || !memory.connections ||
-	    !memory.starts || !thread_setup.rings || !thread_setup.ended_rings || conn_start()) {
-		shared = NULL;
-		return -ENOMEM;
+	for (unsigned i = 0; i < PARTS; i++)
+		sum += parts[i].bytes;
+	if (!probe_room(sum))
+		return "the address space is limited (ulimit -v): the agent stays off";
+	while (n < PARTS && (*parts[n].at = map(parts[n].bytes)) != NULL)
+		n++;
+	if (n < PARTS || conn_start()) {
+		while (n--)
+			munmap(*parts[n].at, parts[n].bytes);
+		return "memory that is wiped on fork cannot be mapped: the agent stays off";
 	}
-	return 0;
+	thread_setup.rings = memory.rings;
+	thread_setup.ended_rings = memory.ended_rings;
+	thread_setup.ring_bytes = ring;
+	shared = memory.shared;
+	return NULL;
 }
 
 /* ---- One window ---- */
@@ -340,6 +371,27 @@ static void refresh_modules(struct life *l, uint64_t now)
 		l->refresh_ns = MODULES_NS_MAX;
 }
 
+/* One line in the collector. */
+static void tell(struct life *l, const char *what)
+{
+	struct encode_buffer buffer = { 0 };
+	uint64_t mono_ns, unix_ns;
+
+	identity_clocks(&mono_ns, &unix_ns);
+	if (encode_event(&buffer, what, unix_ns) == 0)
+		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+}
+
+/* A chroot takes it away. What was read before still counts. */
+static void look_for_proc(struct life *l)
+{
+	if (l->no_proc || access("/proc/self/task", F_OK) == 0)
+		return;
+	l->no_proc = true;
+	tell(l, "/proc is gone (chroot): threads that do not call us and code loaded from here on "
+		"stay unknown");
+}
+
 /* Between three and five quarters of the period: waits that beat in time with us must not hide. */
 static uint64_t jittered(uint64_t ns, uint32_t *random)
 {
@@ -379,13 +431,17 @@ static void run(struct life *l)
 			refresh_modules(l, now);
 		if (now >= next_window) {
 			close_window(l, false);
+			look_for_proc(l);
 			next_window += config.window_ms * 1000000ull;
 			if (next_window < now)
 				next_window = now + config.window_ms * 1000000ull;
 		}
 		transport_step(l->transport, l->dict, now);
-		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed))
+		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed)) {
+			if (atomic_exchange_explicit(&shared->settle, 0, memory_order_acquire))
+				refresh_modules(l, now);
 			answer_flush(l, asked);
+		}
 		if (l->drained || l->waiting)
 			busy_ns = now;
 		if (l->drained > DRAIN_BUSY)
@@ -447,11 +503,13 @@ static void wait_for_something(void)
 	uint64_t until = clock_ns() + BEGIN_NS;
 
 	while (clock_ns() < until && !anything() &&
+	       !atomic_load_explicit(&shared->settle, memory_order_acquire) &&
 	       !atomic_load_explicit(&shared->retiring, memory_order_acquire)) {
 		uint32_t seen = atomic_load_explicit(&shared->wake, memory_order_acquire);
 		uint32_t asked = atomic_load_explicit(&shared->flush_asked, memory_order_acquire);
 
-		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed)) {
+		if (asked != atomic_load_explicit(&shared->flush_done, memory_order_relaxed) &&
+		    !atomic_load_explicit(&shared->settle, memory_order_acquire)) {
 			atomic_store_explicit(&shared->flush_done, asked, memory_order_release);
 			syscall(SYS_futex, &shared->flush_done, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL,
 				NULL, 0);
@@ -460,27 +518,26 @@ static void wait_for_something(void)
 	}
 }
 
-/* One line in the collector. */
-static void tell(struct life *l, const char *what)
+/* From here on, as if we had not come. The stamps on sockets go with the next call of the host's, see hook_enter_slow(). */
+static bool off(const char *why)
 {
-	struct encode_buffer buffer = { 0 };
-	uint64_t mono_ns, unix_ns;
-
-	identity_clocks(&mono_ns, &unix_ns);
-	if (encode_event(&buffer, what, unix_ns) == 0)
-		transport_queue(l->transport, buffer.bytes, buffer.used, 0);
+	say(why);
+	atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
+	thread_retire();
+	return false;
 }
 
 static void *agent_main(void *argument)
 {
 	struct life *l = argument;
+	char missing[512];
 
 	tls.outside = 1;
 	prctl(PR_SET_NAME, "sonde");
 	leave_files(l);
 	shared->agent_tid = (pid_t)syscall(SYS_gettid);
 	if (!life_fill(l)) {
-		atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
+		off("out of memory: the agent is off");
 		return NULL;
 	}
 	identity_clocks(&l->window_ns, &l->window_unix_ns);
@@ -488,8 +545,11 @@ static void *agent_main(void *argument)
 		wait_for_something();
 	refresh_modules(l, l->window_ns);
 	l->looked_ns = l->window_ns;
-	if (config_error[0])
-		tell(l, config_error);
+	if (remarks[0])
+		tell(l, remarks);
+	probe_abilities(l, missing, sizeof missing);
+	if (missing[0])
+		tell(l, missing);
 	run(l);
 	tell(l, retired_why);
 	answer_flush(l, atomic_load_explicit(&shared->flush_asked, memory_order_acquire));
@@ -516,13 +576,6 @@ static int start_thread(struct life *l)
 	pthread_attr_destroy(&attributes);
 	atomic_store_explicit(&thread_made, r == 0, memory_order_release);
 	return -r;
-}
-
-static bool off(const char *why)
-{
-	say(why);
-	atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
-	return false;
 }
 
 bool agent_begin(void)
@@ -596,6 +649,15 @@ void agent_flush(void)
 			break;
 }
 
+void agent_settle(void)
+{
+	int saved = errno;
+
+	atomic_store_explicit(&shared->settle, 1, memory_order_release);
+	agent_flush();
+	errno = saved;
+}
+
 void agent_retire(const char *why)
 {
 	struct timespec until;
@@ -608,6 +670,7 @@ void agent_retire(const char *why)
 		return;
 	say(why);
 	conn_unstamp_all();
+	atomic_store_explicit(&shared->unstamped, 1, memory_order_relaxed);
 	if (atomic_exchange_explicit(&shared->life, AGENT_DISABLED, memory_order_acq_rel) ==
 	    AGENT_ON) {
 		thread_retire();
@@ -627,13 +690,14 @@ void agent_retire(const char *why)
 
 void agent_boot(char *const *envp)
 {
-	const char *missing;
-	int wrong = config_load(&config, envp, config_error, sizeof config_error);
+	char wrong[512];
+	const char *missing, *killed, *why;
 
+	config_load(&config, envp, wrong, sizeof wrong);
 	if (config.help)
 		config_print(STDERR_FILENO);
-	if (wrong)
-		say(config_error);
+	if (*wrong)
+		remark(wrong);
 	children_start(envp, config.children);
 	if (config.disable || config.help)
 		return;
@@ -643,11 +707,18 @@ void agent_boot(char *const *envp)
 		say(missing);
 		return;
 	}
-	if (!mapped && map_all()) {
-		say("memory that is wiped on fork cannot be mapped: the agent stays off");
+	killed = probe_filter();
+	if (killed && *killed) {
+		say("a seccomp filter kills for this call, which the agent needs; it stays off:");
+		say(killed);
+	}
+	if (killed)
+		return;
+	why = map_all();
+	if (why) {
+		say(why);
 		return;
 	}
-	mapped = true;
 	thread_setup.period_ns = 1000000000u / config.hz;
 	thread_setup.http = config.http;
 	thread_setup.locks = config.locks;
@@ -657,7 +728,7 @@ void agent_boot(char *const *envp)
 	handler_start(memory.threads, LIFE_THREADS, sizeof(struct thread), config.stack_depth);
 	thread_setup.signal = handler_install(0);
 	if (!thread_setup.signal)
-		say("no real-time signal is free: CPU is not sampled");
+		remark("no real-time signal is free: CPU is not sampled");
 	if (agent_begin())
 		thread_register();
 }

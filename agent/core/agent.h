@@ -20,6 +20,9 @@ void agent_forked(void);
 /** The process is about to end: send what there is, waiting at most 0.2 s, and not at all when there is nothing. */
 void agent_flush(void);
 
+/** The agent reads what this process has mapped, now. Waits for that as agent_flush(). Context: hook; keeps errno. */
+void agent_settle(void);
+
 /**
  * For good, in this process and its children: timers, stamps and the agent's thread go, and with them every system call of
  * ours. Waits for that at most a second. @why is told to the collector. Context: hook.

@@ -75,6 +75,7 @@ struct life {
 	struct modules *modules;
 	struct route_table *routes;
 
+	bool no_proc;   /* ... to read any more, and that was told */
 	bool own_files; /* this thread has a descriptor table of its own */
 	int pidfd;      /* of this process, to borrow the host's descriptors; -1: cannot */
 

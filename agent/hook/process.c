@@ -18,6 +18,7 @@
 
 #include "agent/core/agent.h"
 #include "agent/hook/children.h"
+#include "agent/hook/conn.h"
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/thread.h"
@@ -53,6 +54,9 @@ struct thread *hook_enter_slow(void)
 	}
 	if (agent_begin())
 		t = tls.self ? tls.self : thread_register();
+	else if (atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_DISABLED &&
+		 unlikely(!atomic_exchange_explicit(&shared->unstamped, 1, memory_order_relaxed)))
+		conn_unstamp_all();
 	errno = saved;
 	return t;
 }

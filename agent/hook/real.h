@@ -103,6 +103,7 @@
   X(pid_t, waitpid, (pid_t, int *, int))                                                           \
   X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                                               \
   X(int, system, (const char *))                                                                   \
+  X(int, chroot, (const char *))                                                                   \
   X(int, prctl, (int, ...))                                                                        \
   X(FILE *, popen, (const char *, const char *))                                                   \
   X(int, posix_spawn,                                                                              \

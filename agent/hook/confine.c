@@ -16,6 +16,17 @@
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 
+/* ---- chroot: what /proc has to say is read before it is gone ---- */
+
+EXPORT int chroot(const char *path)
+{
+	if (hook_enter())
+		agent_settle();
+	return REAL(chroot)(path);
+}
+
+/* ---- seccomp ---- */
+
 /* Those who only ask whether the kernel knows filters give it no program. */
 static void before_filter(unsigned long mode, unsigned long flags, unsigned long program)
 {
@@ -55,13 +66,13 @@ EXPORT int prctl(int option, ...)
  * syscall() itself must leave the stack as it is: its caller may be asking for clone or vfork. So it looks at the number,
  * and jumps on.
  */
-void *seccomp_next; /* libc's syscall() */
-void seccomp_before(unsigned long number, unsigned long a, unsigned long b, unsigned long c);
+void *confine_next; /* libc's syscall() */
+void confine_before(unsigned long number, unsigned long a, unsigned long b, unsigned long c);
 
-void seccomp_before(unsigned long number, unsigned long a, unsigned long b, unsigned long c)
+void confine_before(unsigned long number, unsigned long a, unsigned long b, unsigned long c)
 {
-	if (!seccomp_next)
-		seccomp_next = dlsym(RTLD_NEXT, "syscall");
+	if (!confine_next)
+		confine_next = dlsym(RTLD_NEXT, "syscall");
 	if (number == SYS_seccomp)
 		before_filter(a, b, c);
 	else if (number == SYS_prctl)
@@ -79,9 +90,9 @@ __asm__(".pushsection .text\n"
 	"	je 1f\n"
 	"	cmpq $157, %rdi\n" /* SYS_prctl */
 	"	je 1f\n"
-	"	cmpq $0, seccomp_next(%rip)\n"
+	"	cmpq $0, confine_next(%rip)\n"
 	"	je 1f\n"
-	"	jmp *seccomp_next(%rip)\n"
+	"	jmp *confine_next(%rip)\n"
 	"1:	pushq %rdi\n"
 	"	pushq %rsi\n"
 	"	pushq %rdx\n"
@@ -90,7 +101,7 @@ __asm__(".pushsection .text\n"
 	"	pushq %r9\n"
 	"	subq $8, %rsp\n"
 	"	.cfi_adjust_cfa_offset 56\n"
-	"	call seccomp_before\n"
+	"	call confine_before\n"
 	"	addq $8, %rsp\n"
 	"	popq %r9\n"
 	"	popq %r8\n"
@@ -99,7 +110,7 @@ __asm__(".pushsection .text\n"
 	"	popq %rsi\n"
 	"	popq %rdi\n"
 	"	.cfi_adjust_cfa_offset -56\n"
-	"	jmp *seccomp_next(%rip)\n"
+	"	jmp *confine_next(%rip)\n"
 	"	.cfi_endproc\n"
 	".size syscall, . - syscall\n"
 	".popsection\n");
@@ -114,8 +125,8 @@ EXPORT long syscall(long number, ...)
 	for (unsigned i = 0; i < 6; i++)
 		a[i] = va_arg(list, long);
 	va_end(list);
-	seccomp_before((unsigned long)number, (unsigned long)a[0], (unsigned long)a[1],
+	confine_before((unsigned long)number, (unsigned long)a[0], (unsigned long)a[1],
 		       (unsigned long)a[2]);
-	return ((long (*)(long, ...))seccomp_next)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+	return ((long (*)(long, ...))confine_next)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 #endif
