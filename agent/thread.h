@@ -239,9 +239,9 @@ struct shared {
 	/* the agent sleeps on wake; whoever wants it to hurry makes it grow and wakes it */
 	_Atomic uint32_t wake;
 	_Atomic uint32_t flush_asked, flush_done;
-	_Atomic uint32_t settle; /* before the next flush is answered: look at the modules */
+	_Atomic uint32_t settle;    /* before the next flush is answered: look at the modules */
 	_Atomic uint32_t unstamped; /* off: no socket has our stamps any more */
-	_Atomic uint32_t retiring; /* the agent's thread is to end */
+	_Atomic uint32_t retiring;  /* the agent's thread is to end */
 
 	struct mark {
 		_Atomic uint32_t ready; /* 0 free, 1 being written, 2 to be read */
