@@ -465,6 +465,8 @@ static void opened(struct thread *t, struct conn *c, uint64_t arrival_ns, uint64
 		return;
 	}
 	id = request_open(t, arrival_ns);
+	if (!c->count)
+		c->first = 0; /* the place that is warm */
 	c->queue[(c->first + c->count) % CONN_PIPELINE] = id;
 	c->asked_for[(c->first + c->count) % CONN_PIPELINE] = 0;
 	c->count++;
@@ -501,10 +503,13 @@ static void not_http(struct thread *t, struct conn *c, uint64_t now_ns)
 static void parse_in(struct thread *t, struct conn *c, const char *data, size_t len,
 		     uint64_t arrival_ns, uint64_t now_ns)
 {
+	struct http_head begun; /* the first byte's: then it is known whose head this will be */
 	enum http_event event;
 
+	begun.method[0] = '\0';
+
 	do {
-		struct http_head *head = head_of(c);
+		struct http_head *head = c->reading ? head_of(c) : &begun;
 		size_t used = http_request_feed(&c->in, head, data, len, &event);
 
 		if (data)
@@ -515,8 +520,7 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 			opened(t, c, arrival_ns, now_ns);
 			if (c->role == CONN_OTHER)
 				return;
-			if (head != head_of(c))
-				*head_of(c) = *head;
+			http_head_begun(head_of(c), begun.method[0]);
 			break;
 		case HTTP_REQUEST_HEAD:
 			c->role = CONN_SERVER;

@@ -42,6 +42,10 @@ struct conn {
 	struct pool_link link;
 	_Atomic uint32_t references; /* descriptors that lead here */
 	_Atomic uint32_t lock;
+	_Atomic uint32_t lost; /* bytes passed unparsed: whoever locks next takes it out of HTTP */
+	_Atomic uint32_t
+		dead; /* the last descriptor is gone: whoever unlocks gives the record back */
+	_Atomic uint64_t owner; /* client: the request_id that last wrote here */
 
 	/* under lock */
 	uint8_t role;         /* enum conn_role */
@@ -53,16 +57,11 @@ struct conn {
 	bool short_write;     /* the last write did not take everything */
 	bool saw_response;    /* bytes of the answer have been written */
 	uint8_t first, count; /* queue of requests, oldest first */
-	request_id queue[CONN_PIPELINE];  /* 0: no slot was free for it, but its place is kept */
 	uint8_t asked_for[CONN_PIPELINE]; /* enum conn_asked */
 	struct http_request_parser in;
 	struct http_response_parser out;
-	struct http_head head;  /* of a request that could not be opened */
-	_Atomic uint64_t owner; /* client: the request_id that last wrote here */
-
-	_Atomic uint32_t lost; /* bytes passed unparsed: whoever locks next takes it out of HTTP */
-	_Atomic uint32_t
-		dead; /* the last descriptor is gone: whoever unlocks gives the record back */
+	request_id queue[CONN_PIPELINE]; /* 0: no slot was free for it, but its place is kept */
+	struct http_head head;           /* of a request that could not be opened */
 };
 
 /** Map the descriptor table. Context: agent start. Returns 0 or -ENOMEM. */

@@ -42,7 +42,7 @@ uint32_t ended_write(struct ended_record *to, const struct request *r, request_i
 	to->latency_ns = r->end_ns - r->arrival_ns;
 	to->status = (uint16_t)r->status;
 	to->states = (uint8_t)states;
-	to->event_state = (uint8_t)longest(r->event_wait_ns);
+	to->event_state = (uint8_t)(r->was_parked ? longest(r->event_wait_ns) : IO);
 	to->failed = r->failed;
 	to->named = r->named;
 	to->labels = (uint8_t)labels;

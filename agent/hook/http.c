@@ -602,12 +602,9 @@ static void path_append(struct http_head *head, const char *data, size_t len)
 
 static void request_begin(struct http_framing *f, struct http_head *head, char c)
 {
-	memset(head, 0, offsetof(struct http_head, path));
-	memset(&head->path_len, 0, sizeof(*head) - offsetof(struct http_head, path_len));
-	head->path[0] = head->path[HTTP_PATH_MAX - 1] = '\0';
 	if (c < 'A' || c > 'Z')
 		return fail(f);
-	head->method[0] = c;
+	http_head_begun(head, c);
 	f->position = 1;
 	f->state = METHOD;
 }

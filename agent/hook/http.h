@@ -52,9 +52,6 @@ static inline bool http_more(enum http_event event)
 
 /** A request's head: filled piece by piece from HTTP_REQUEST_BEGIN, whole from HTTP_REQUEST_HEAD on. */
 struct http_head {
-	char method[HTTP_METHOD_MAX + 1];
-	char path
-		[HTTP_PATH_MAX]; /* no query, no fragment; "*"; for CONNECT host:port. A string at any time */
 	uint16_t path_len;
 	uint8_t minor;        /* HTTP/1.minor */
 	bool truncated;       /* the path was longer */
@@ -64,6 +61,12 @@ struct http_head {
 	bool upgrade;         /* asks for another protocol, a 101 may answer */
 	bool expect_continue; /* holds its body back until a 100: see http_request_abandon() */
 	bool has_body;
+	char method[HTTP_METHOD_MAX + 1];
+	/*
+	 * No query, no fragment; "*"; for CONNECT host:port. A string at any time, in memory that was 0 before its first use:
+	 * the last byte is never written.
+	 */
+	char path[HTTP_PATH_MAX];
 };
 
 /* What both directions share; private to http.c. */
@@ -89,6 +92,13 @@ struct http_response_parser {
 	bool to_head;
 	bool to_connect;
 };
+
+/** @head as it is at HTTP_REQUEST_BEGIN, for a caller who knows only then where it is to lie. Context: hook. */
+static inline void http_head_begun(struct http_head *head, char first)
+{
+	memset(head, 0, offsetof(struct http_head, path) + 1);
+	head->method[0] = first;
+}
 
 /** Make @p ready for the first byte of a stream. Context: any. */
 void http_request_init(struct http_request_parser *p);

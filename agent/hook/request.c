@@ -208,13 +208,12 @@ request_id request_open(struct thread *t, uint64_t arrival_ns)
 	if (generation == 0)
 		generation = 1;
 	memset(r->ledger_ns, 0, sizeof r->ledger_ns);
-	memset(r->event_wait_ns, 0, sizeof r->event_wait_ns);
 	r->arrival_ns = r->accounted_ns = arrival_ns;
 	r->thread = 0;
 	r->parked = true;
-	r->detached = r->pipelined = r->failed = r->named = false;
+	r->was_parked = r->detached = r->pipelined = r->failed = r->named = false;
 	r->status = 0;
-	r->head.method[0] = r->head.path[0] = r->route[0] = '\0';
+	r->head.method[0] = r->head.path[0] = '\0';
 	atomic_store_explicit(&r->labels, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->generation, generation, memory_order_relaxed);
 	atomic_store_explicit(&r->life, REQUEST_ACTIVE, memory_order_release);
@@ -340,6 +339,9 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 		if (was_on(r, t)) { /* else another thread has it by now */
 			charge(t, r, now_ns, cpu);
 			r->parked = true;
+			if (!r->was_parked)
+				memset(r->event_wait_ns, 0, sizeof r->event_wait_ns);
+			r->was_parked = true;
 			r->parked_busy_ns = busy_at(t, now_ns);
 			r->parked_runq_ns = t->event_runq_ns;
 			atomic_fetch_add_explicit(&t->parked, 1, memory_order_relaxed);

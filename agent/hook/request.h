@@ -42,6 +42,7 @@ enum resume {
 	RESUME_HANDOVER
 };
 
+/* A request that never parks touches the first three lines, and as many more as its path is long. */
 struct request {
 	struct pool_link link;
 	_Atomic uint32_t
@@ -53,24 +54,25 @@ struct request {
 	pid_t tid; /* of the thread that works on it or parked it: its record may have a new user */
 	uint32_t thread; /* index of that record */
 	uint32_t status;
-	uint64_t arrival_ns;
-	uint64_t accounted_ns;
-	uint64_t end_ns;
 	bool parked;
+	bool was_parked; /* ever: the times of parking below are set */
 	bool detached;
 	bool pipelined; /* read, but behind another one of its connection */
 	bool failed;
 	bool named; /* route[] was given by the host */
 	_Atomic uint8_t labels;
-	uint64_t ledger_ns[STATES];
-	uint64_t event_wait_ns
-		[SLICE_WAITS];   /* parked time by state: what EVENT_WAIT samples become */
-	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
-	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
+	uint64_t arrival_ns;
+	uint64_t accounted_ns;
+	uint64_t end_ns;
 
+	_Alignas(64) uint64_t ledger_ns[STATES];
 	struct http_head head;
 
-	/* most requests never touch what follows */
+	uint64_t parked_busy_ns; /* of the thread it parked on, when it did */
+	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
+	uint64_t event_wait_ns
+		[SLICE_WAITS]; /* parked time by state: what EVENT_WAIT samples become */
+
 	char route[REQUEST_NAME_BYTES];
 	char label_key[REQUEST_LABELS][LABEL_KEY_BYTES];
 	char label_value[REQUEST_LABELS][LABEL_VALUE_BYTES];

@@ -316,6 +316,7 @@ void thread_retire(void)
 void thread_abandon(struct thread *t)
 {
 	t->locks = 0;
+	t->telling = false;
 	request_abandon(t);
 	conn_abandon(t);
 }
