@@ -353,9 +353,22 @@ static void write_id(struct json *j, const char *key, uint64_t id)
 	json_text(j, key, text);
 }
 
+static void write_memory(struct json *j, const struct process_summary *p)
+{
+	json_array_begin(j, "memory");
+	for (size_t i = 0; i < QUERY_MEMORY_PARTS; i++) {
+		json_object_begin(j, NULL);
+		json_text(j, "part", query_memory_names[i]);
+		json_u64(j, "bytes", p->memory[i]);
+		json_u64(j, "max_bytes", p->memory_max[i]);
+		json_object_end(j);
+	}
+	json_array_end(j);
+}
+
 static void write_process(struct json *j, const struct process_summary *p)
 {
-	uint64_t own_ns = p->agent_cpu_ns + p->handler_ns;
+	uint64_t own_ns = p->agent_cpu_ns + p->handler_ns + p->signal_ns + p->hooks_ns;
 
 	json_object_begin(j, NULL);
 	write_id(j, "id", p->id);
@@ -369,6 +382,7 @@ static void write_process(struct json *j, const struct process_summary *p)
 	json_seconds(j, "first_seen", p->first_seen_unix_ns);
 	json_seconds(j, "last_seen", p->last_seen_unix_ns);
 	json_u64(j, "hz", p->hz);
+	json_u64(j, "look_hz", p->look_hz);
 	json_u64(j, "threads", p->threads);
 	json_object_begin(j, "overhead");
 	json_double(j, "cores", p->wall_ns ? (double)own_ns / (double)p->wall_ns : 0, 6);
@@ -377,6 +391,15 @@ static void write_process(struct json *j, const struct process_summary *p)
 	json_u64(j, "handler_ns", p->handler_ns);
 	json_u64(j, "agent_cpu_ns", p->agent_cpu_ns);
 	json_u64(j, "memory_bytes", p->memory_bytes);
+	json_u64(j, "signal_ns", p->signal_ns);
+	json_u64(j, "hooks_ns", p->hooks_ns);
+	json_u64(j, "sampling_ns", p->sampling_ns);
+	json_u64(j, "process_cpu_ns", p->process_cpu_ns);
+	json_u64(j, "wall_ns", p->wall_ns);
+	json_u64(j, "wire_bytes", p->wire_bytes);
+	json_u64(j, "budget_permille", p->budget_permille);
+	json_u64(j, "step", p->step);
+	write_memory(j, p);
 	json_object_end(j);
 	json_u64(j, "samples", p->samples);
 	json_u64(j, "lost_windows", p->lost_windows);

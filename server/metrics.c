@@ -156,7 +156,8 @@ static int cause_number(const char *cause)
 
 static void add_self(struct process *p, const struct store_window *w)
 {
-	p->agent_cpu_ns += w->self->agent_cpu_ns + w->self->handler_ns;
+	p->agent_cpu_ns += w->self->agent_cpu_ns + w->self->handler_ns + w->self->signal_ns +
+			   w->self->hooks_ns;
 	for (size_t i = 0; i < w->self->n_drops; i++) {
 		int cause = cause_number(w->self->drops[i]->cause);
 

@@ -340,6 +340,19 @@ static void clear_named(struct named_count **list, size_t *count)
 	*count = 0;
 }
 
+const char *const query_memory_names[QUERY_MEMORY_PARTS] = {
+	[SONDE__MEMORY_PART__MEMORY_THREADS] = "threads",
+	[SONDE__MEMORY_PART__MEMORY_REQUESTS] = "requests",
+	[SONDE__MEMORY_PART__MEMORY_CONNECTIONS] = "connections",
+	[SONDE__MEMORY_PART__MEMORY_TABLES] = "tables",
+	[SONDE__MEMORY_PART__MEMORY_DICTIONARY] = "dictionary",
+	[SONDE__MEMORY_PART__MEMORY_WINDOW] = "window",
+	[SONDE__MEMORY_PART__MEMORY_SPOOL] = "spool",
+	[SONDE__MEMORY_PART__MEMORY_AGENT] = "agent",
+};
+
+_Static_assert(QUERY_MEMORY_PARTS == SONDE__MEMORY_PART__MEMORY_AGENT + 1, "one name for each");
+
 static int processes_window(void *context, uint32_t instance, const struct store_window *w)
 {
 	struct processes_result *result = context;
@@ -351,7 +364,11 @@ static int processes_window(void *context, uint32_t instance, const struct store
 	p->process_cpu_ns += self->process_cpu_ns;
 	p->agent_cpu_ns += self->agent_cpu_ns;
 	p->handler_ns += self->handler_ns;
+	p->signal_ns += self->signal_ns;
+	p->hooks_ns += self->hooks_ns;
+	p->sampling_ns += self->sampling_ns;
 	p->samples += self->samples;
+	p->wire_bytes += self->wire_bytes;
 	for (size_t i = 0; !err && i < self->n_ends; i++)
 		err = add_named(&p->ends, &p->end_count, self->ends[i]->how, self->ends[i]->count);
 	if (err || w->end_unix_ns < p->newest_unix_ns)
@@ -359,6 +376,13 @@ static int processes_window(void *context, uint32_t instance, const struct store
 	p->newest_unix_ns = w->end_unix_ns;
 	p->memory_bytes = self->memory_bytes;
 	p->threads = self->threads;
+	p->step = self->step;
+	p->budget_permille = self->budget_permille;
+	p->look_hz = self->look_hz;
+	for (size_t i = 0; i < QUERY_MEMORY_PARTS; i++) {
+		p->memory[i] = i < self->n_memory ? self->memory[i] : 0;
+		p->memory_max[i] = i < self->n_memory_max ? self->memory_max[i] : 0;
+	}
 	if (self->hz)
 		p->hz = self->hz;
 	clear_named(&p->drops, &p->drop_count);

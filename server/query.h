@@ -88,6 +88,11 @@ int query_flames(struct store *store, const struct selection *sel, struct route_
 		 size_t *count);
 void route_flames_free(struct route_flame *flames, size_t count);
 
+enum {
+	QUERY_MEMORY_PARTS = 8 /* of the proto's MemoryPart */
+};
+extern const char *const query_memory_names[QUERY_MEMORY_PARTS];
+
 /* One process (instance) of the selection. */
 struct process_summary {
 	uint64_t id;
@@ -97,9 +102,12 @@ struct process_summary {
 	uint64_t first_seen_unix_ns, last_seen_unix_ns, lost_windows;
 	/* sums over the selection */
 	uint64_t wall_ns; /* of its windows */
-	uint64_t process_cpu_ns, agent_cpu_ns, handler_ns, samples;
+	uint64_t process_cpu_ns, agent_cpu_ns, handler_ns, signal_ns, hooks_ns, sampling_ns;
+	uint64_t samples, wire_bytes;
 	/* as of its newest window */
 	uint64_t memory_bytes, newest_unix_ns;
+	uint64_t memory[QUERY_MEMORY_PARTS], memory_max[QUERY_MEMORY_PARTS]; /* by MemoryPart */
+	uint32_t step, budget_permille, look_hz;
 	struct named_count {
 		char *name;
 		uint64_t count;

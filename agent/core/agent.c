@@ -31,6 +31,8 @@ enum {
 	AGENT_STACK_BYTES = 512 << 10,
 	AGENT_SPACE_BYTES = 130 << 20, /* its stack, and an arena of malloc's */
 	RETIRE_S = 1,
+	AGENT_STACK_USED = 32 << 10, /* seen in practice */
+	PAGE_BYTES = 4096,
 	FLUSH_MS = 200, /* what an exiting process waits at most */
 	MODULES_NS = 2000000000,
 	MODULES_SHARE = 5000, /* part of its time that reading the map may take */
@@ -41,7 +43,6 @@ enum {
 	BUSY_NS = 1000000000, /* so long after a request it looks on as if there were one */
 	IDLE_NS = 100000000,  /* nap without a request in progress; 256 ended ones end it */
 	DRAIN_BUSY_NS = 2000000,
-	PERIODS_MAX = 16, /* the sampling period grows by at most this factor to keep the budget */
 };
 
 #define MODULES_NS_MAX 30000000000u
@@ -224,42 +225,93 @@ static struct thread_totals total_threads(const struct life *l)
 	return sum;
 }
 
-/* Resident bytes of what is mapped lazily, by what was handed out. */
-static uint64_t memory_bytes(const struct life *l)
+/* What a ring has touched: all of it once it has gone round. */
+static uint32_t touched(const struct ring *ring)
 {
-	const struct pool *pools[] = { &shared->threads, &shared->requests, &shared->connections };
-	uint64_t sum = sizeof *shared + sizeof *l + aggregate_bytes(l->aggregate) +
-		       dict_bytes(l->dict) + transport_bytes(l->transport) +
-		       modules_memory_bytes(l->modules);
+	uint64_t bytes = atomic_load_explicit(&ring->head, memory_order_relaxed) + PAGE_BYTES - 1;
 
-	for (unsigned i = 0; i < sizeof pools / sizeof *pools; i++)
-		sum += (uint64_t)atomic_load_explicit(&pools[i]->fresh, memory_order_relaxed) *
-		       pools[i]->stride;
-	return sum + (uint64_t)atomic_load_explicit(&shared->threads.fresh, memory_order_relaxed) *
-			     (thread_setup.ring_bytes + ENDED_RING_BYTES);
+	return bytes < ring->size ? (uint32_t)(bytes / PAGE_BYTES * PAGE_BYTES) : ring->size;
 }
 
-/* Keep the handler's share of the process's CPU time inside the budget, by doubling or halving the period. */
-static void keep_budget(struct life *l, uint64_t handler_ns, uint64_t process_ns)
+/* Of the rings of a record; they stay when its thread is gone. */
+static uint64_t ring_bytes(struct life *l, uint32_t index)
 {
-	uint32_t least = 1000000000u / config.hz, period = l->period_ns;
+	const struct thread *t = pool_at(&shared->threads, index);
+	uint32_t bytes = touched(&t->ring) + touched(&t->ended);
 
-	if (process_ns < 20000000)
-		return;
-	if (handler_ns * 1000 > process_ns * config.budget_permille && period < least * PERIODS_MAX)
-		period *= 2;
-	else if (handler_ns * 4000 < process_ns * config.budget_permille && period > least)
-		period /= 2;
-	if (period == l->period_ns)
-		return;
-	l->period_ns = thread_setup.period_ns = period;
-	for (uint32_t i = 1;
-	     i <= atomic_load_explicit(&shared->threads.fresh, memory_order_acquire); i++) {
+	if (l->known[index].ring_bytes < bytes)
+		l->known[index].ring_bytes = bytes;
+	return l->known[index].ring_bytes;
+}
+
+static uint64_t pool_bytes(const struct pool *pool)
+{
+	return (uint64_t)atomic_load_explicit(&pool->fresh, memory_order_relaxed) * pool->stride;
+}
+
+static uint64_t pool_bytes_max(const struct pool *pool)
+{
+	return (uint64_t)pool->cap * pool->stride;
+}
+
+/* Resident bytes and caps, by part. What is mapped lazily counts as far as it was handed out. */
+static void measure_memory(struct life *l, uint64_t *bytes, uint64_t *max)
+{
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	bytes[SONDE__MEMORY_PART__MEMORY_THREADS] = pool_bytes(&shared->threads);
+	for (uint32_t i = 1; i <= threads; i++)
+		bytes[SONDE__MEMORY_PART__MEMORY_THREADS] += ring_bytes(l, i);
+	max[SONDE__MEMORY_PART__MEMORY_THREADS] =
+		pool_bytes_max(&shared->threads) +
+		(uint64_t)LIFE_THREADS * (thread_setup.ring_bytes + ENDED_RING_BYTES);
+	bytes[SONDE__MEMORY_PART__MEMORY_REQUESTS] = pool_bytes(&shared->requests);
+	max[SONDE__MEMORY_PART__MEMORY_REQUESTS] = pool_bytes_max(&shared->requests);
+	bytes[SONDE__MEMORY_PART__MEMORY_CONNECTIONS] = pool_bytes(&shared->connections);
+	max[SONDE__MEMORY_PART__MEMORY_CONNECTIONS] = pool_bytes_max(&shared->connections);
+	bytes[SONDE__MEMORY_PART__MEMORY_TABLES] = modules_memory_bytes(l->modules);
+	max[SONDE__MEMORY_PART__MEMORY_TABLES] = MODULES_ROW_BYTES_MAX;
+	bytes[SONDE__MEMORY_PART__MEMORY_DICTIONARY] = dict_bytes(l->dict);
+	max[SONDE__MEMORY_PART__MEMORY_DICTIONARY] = dict_bytes_max(l->dict);
+	bytes[SONDE__MEMORY_PART__MEMORY_WINDOW] = aggregate_bytes(l->aggregate);
+	max[SONDE__MEMORY_PART__MEMORY_WINDOW] = aggregate_bytes_max(l->aggregate, config.routes);
+	bytes[SONDE__MEMORY_PART__MEMORY_SPOOL] = transport_bytes(l->transport);
+	max[SONDE__MEMORY_PART__MEMORY_SPOOL] = (uint64_t)config.spool_kib
+						<< 11; /* and one on its way */
+	bytes[SONDE__MEMORY_PART__MEMORY_AGENT] = sizeof *shared + AGENT_STACK_USED +
+						  offsetof(struct life, known) +
+						  threads * (sizeof *l->known + sizeof *l->seen);
+	max[SONDE__MEMORY_PART__MEMORY_AGENT] = sizeof *shared + AGENT_STACK_BYTES + sizeof *l;
+}
+
+/* The governor's step is in force from here on. */
+static void take_step(struct life *l)
+{
+	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+
+	l->period_ns = thread_setup.period_ns = (1000000000u / config.hz) << l->budget.step;
+	for (uint32_t i = 1; i <= threads; i++) {
 		struct thread *t = pool_at(&shared->threads, i);
 
 		if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_LIVE)
 			thread_timer_start(t);
 	}
+}
+
+static void keep_budget(struct life *l, const struct self_report *self, uint64_t now_ns)
+{
+	struct budget_window window;
+
+	l->budget_ns += self->handler_ns + self->signal_ns + self->sampling_ns;
+	if (!self->process_cpu_ns) /* not read in this window */
+		return;
+	window = (struct budget_window){ .cost_ns = l->budget_ns,
+					 .process_cpu_ns = self->process_cpu_ns,
+					 .wall_ns = now_ns - l->budget_at_ns };
+	l->budget_ns = 0;
+	l->budget_at_ns = now_ns;
+	if (budget_close(&l->budget, &window))
+		take_step(l);
 }
 
 enum {
@@ -299,9 +351,14 @@ static void close_window(struct life *l, bool last)
 		.handler_ns = delta(threads.handler_ns, &l->handler_ns_told),
 		.samples = delta(l->samples, &l->samples_told),
 		.waits = delta(threads.waits, &l->waits_told),
-		.memory_bytes = memory_bytes(l),
+		.hooks_ns = delta(l->hooks_ns, &l->hooks_ns_told),
+		.sampling_ns = delta(l->sampling_ns, &l->sampling_ns_told),
+		.wire_bytes = delta(transport_state(l->transport).sent_bytes, &l->wire_bytes_told),
 		.threads = threads.live,
 		.hz = 1000000000u / l->period_ns,
+		.look_hz = config.look_hz >> l->budget.step ? config.look_hz >> l->budget.step : 1,
+		.step = l->budget.step,
+		.budget_permille = config.budget_permille,
 		.drops = drops,
 		.drop_count = all_drops(l, drops),
 		.ends = ends,
@@ -310,6 +367,8 @@ static void close_window(struct life *l, bool last)
 
 	for (unsigned i = 0; i < UNWIND_END_COUNT; i++)
 		ends[i] = (struct self_end){ unwind_end_names[i], l->ends[i] };
+	self.signal_ns = self.samples * BUDGET_SIGNAL_NS;
+	measure_memory(l, self.memory, self.memory_max);
 	peek_settle(l);
 	count_in_flight(l);
 	window.start_unix_ns = l->window_unix_ns;
@@ -323,7 +382,8 @@ static void close_window(struct life *l, bool last)
 		encode_buffer_fini(&buffer);
 	route_table_tick(l->routes);
 	l->labelled_told = 0;
-	keep_budget(l, self.handler_ns, self.process_cpu_ns);
+	memset(l->ends, 0, sizeof l->ends);
+	keep_budget(l, &self, window.end_ns);
 }
 
 /* ---- The loop ---- */
@@ -411,7 +471,6 @@ static uint64_t idle_ns(const struct life *l)
 
 static void run(struct life *l)
 {
-	const uint64_t look_ns = 1000000000u / config.look_hz;
 	uint64_t next_look = 0, next_window = l->window_ns + config.window_ms * 1000000ull,
 		 busy_ns = 0;
 	uint32_t random = (uint32_t)l->identity.instance;
@@ -425,7 +484,9 @@ static void run(struct life *l)
 		now = clock_ns();
 		drain(l, now >= next_look ? now : 0);
 		if (now >= next_look)
-			next_look = now + jittered(look_ns, &random);
+			next_look =
+				now + jittered((1000000000ull / config.look_hz) << l->budget.step,
+					       &random);
 		scan(l, now);
 		if (now - l->refreshed_ns > l->refresh_ns / (l->unknown_code ? 10 : 1))
 			refresh_modules(l, now);
@@ -456,7 +517,8 @@ static void run(struct life *l)
 static bool life_fill(struct life *l)
 {
 	l->config = &config;
-	l->period_ns = thread_setup.period_ns;
+	l->period_ns = thread_setup.period_ns = 1000000000u / config.hz;
+	l->budget.permille = config.budget_permille;
 	identity_fill(&l->identity, &config);
 	l->transport = transport_create(&config, &l->identity);
 	l->dict = dict_create();
@@ -518,6 +580,31 @@ static void wait_for_something(void)
 	}
 }
 
+/* What is whose among the functions of libc that hooks call. */
+static void fill_cost_map(struct life *l)
+{
+	const struct module *own = modules_find(l->modules, (uintptr_t)fill_cost_map);
+	const struct module *libc = modules_find(l->modules, (uintptr_t)real.read);
+	struct cost_map *map = &l->cost_map;
+
+	if (own)
+		map->own = (struct cost_range){ own->start, own->end };
+	if (libc)
+		map->libc = (struct cost_range){ libc->start, libc->end };
+	for (uint32_t id = 1; id <= modules_count(l->modules); id++) {
+		const struct module *m = modules_get(l->modules, id);
+
+		if (m && strcmp(m->path, "[vdso]") == 0)
+			map->vdso = (struct cost_range){ m->start, m->end };
+	}
+#define X(result, name, parameters) cost_add(map, (uintptr_t)real.name, true);
+	REAL_FUNCTIONS(X)
+#undef X
+	cost_add(map, (uintptr_t)syscall, false);
+	cost_add(map, (uintptr_t)clock_gettime, false);
+	cost_sort(map);
+}
+
 /* From here on, as if we had not come. The stamps on sockets go with the next call of the host's, see hook_enter_slow(). */
 static bool off(const char *why)
 {
@@ -544,7 +631,8 @@ static void *agent_main(void *argument)
 	if (!config.output[0]) /* a file is for this program's own sake */
 		wait_for_something();
 	refresh_modules(l, l->window_ns);
-	l->looked_ns = l->window_ns;
+	l->looked_ns = l->budget_at_ns = l->window_ns;
+	fill_cost_map(l);
 	if (remarks[0])
 		tell(l, remarks);
 	probe_abilities(l, missing, sizeof missing);

@@ -831,3 +831,17 @@ size_t aggregate_bytes(const struct aggregate *a)
 	bytes += (size_t)a->cells.room * a->cells.item_bytes;
 	return bytes + table_bytes(&a->rows) + table_bytes(&a->pending) + table_bytes(&a->owners);
 }
+
+static size_t table_bytes_max(const struct table *t)
+{
+	return t->max * (t->entry_bytes + sizeof(*t->links) + sizeof(*t->heads));
+}
+
+size_t aggregate_bytes_max(const struct aggregate *a, uint32_t routes)
+{
+	return sizeof(*a) + sizeof(*a->ended) +
+	       routes * (sizeof(struct route) + sizeof(*a->routes) + sizeof(*a->active)) +
+	       (size_t)a->blocks.max * a->blocks.item_bytes +
+	       (size_t)a->cells.max * a->cells.item_bytes + table_bytes_max(&a->rows) +
+	       table_bytes_max(&a->pending) + table_bytes_max(&a->owners);
+}

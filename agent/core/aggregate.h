@@ -108,4 +108,7 @@ unsigned aggregate_drops(const struct aggregate *a, struct self_drop out[AGGREGA
 /** Bytes of memory held. Context: agent. */
 size_t aggregate_bytes(const struct aggregate *a);
 
+/** The most that its caps allow, with so many @routes. */
+size_t aggregate_bytes_max(const struct aggregate *a, uint32_t routes);
+
 #endif

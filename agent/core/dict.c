@@ -539,6 +539,23 @@ unsigned dict_drops(const struct dict *d, struct self_drop out[DICT_DROPS])
 	return DICT_DROPS;
 }
 
+/* As table.c rounds them up: entries, links, heads. */
+static size_t part_bytes_max(const struct part *part, size_t text_bytes)
+{
+	return part->table.max * (part->table.entry_bytes + sizeof(struct table_link) +
+				  sizeof(uint32_t) + text_bytes);
+}
+
+size_t dict_bytes_max(const struct dict *d)
+{
+	return sizeof(*d) + part_bytes_max(&d->stacks, 0) +
+	       part_bytes_max(&d->functions, 2 * DICT_NAME_MAX) +
+	       part_bytes_max(&d->modules, DICT_NAME_MAX) +
+	       part_bytes_max(&d->routes, DICT_NAME_MAX) +
+	       part_bytes_max(&d->objects, DICT_NAME_MAX) +
+	       part_bytes_max(&d->threads, DICT_NAME_MAX);
+}
+
 static size_t part_bytes(const struct part *part)
 {
 	return table_bytes(&part->table) + part->text_bytes;

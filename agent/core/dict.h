@@ -95,4 +95,7 @@ unsigned dict_drops(const struct dict *d, struct self_drop out[DICT_DROPS]);
 /** Bytes of memory held. Context: agent. */
 size_t dict_bytes(const struct dict *d);
 
+/** The most that its caps allow, every name as long as can be. */
+size_t dict_bytes_max(const struct dict *d);
+
 #endif

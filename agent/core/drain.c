@@ -64,7 +64,7 @@ uint32_t life_thread(struct life *l, const struct thread *t)
 	FILE *f = NULL;
 
 	if (k->tid != t->tid)
-		*k = (struct known){ .tid = t->tid };
+		*k = (struct known){ .tid = t->tid, .ring_bytes = k->ring_bytes };
 	if (k->dict)
 		return k->dict;
 	if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_ENDED)
@@ -134,10 +134,12 @@ void drain_ring(struct life *l, struct thread *t)
 {
 	bool ended = atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_ENDED;
 	const struct sample_record *s;
+	uint64_t before;
 	uint32_t len;
 
 	if (!ended) /* from before it had a timer, or this timer */
 		drain_unsampled(l, t);
+	before = ring_peek(&t->ring, &len) ? clock_cpu_ns() : 0;
 	while ((s = ring_peek(&t->ring, &len)) != NULL) {
 		uint32_t thread = life_thread(l, t), stack = life_stack(l, s->pcs, s->depth);
 
@@ -152,10 +154,14 @@ void drain_ring(struct life *l, struct thread *t)
 								 .ns = s->weight_ns,
 								 .count = 1 });
 		l->samples++;
+		if (cost_is_ours(&l->cost_map, s->pcs, s->depth))
+			l->hooks_ns += s->weight_ns;
 		if (s->end < UNWIND_END_COUNT)
 			l->ends[s->end]++;
 		ring_pop(&t->ring, len);
 	}
+	if (before)
+		l->sampling_ns += clock_cpu_ns() - before;
 	if (ended) /* from after the last sample */
 		drain_unsampled(l, t);
 }

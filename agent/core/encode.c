@@ -188,6 +188,13 @@ int encode_event(struct encode_buffer *buffer, const char *name, uint64_t unix_n
 	return encode_frame(buffer, &frame);
 }
 
+static uint64_t *encode_words(struct encode_arena *arena, const uint64_t *words, size_t count)
+{
+	uint64_t *copy = encode_alloc(arena, count, sizeof(*copy));
+
+	return copy ? memcpy(copy, words, count * sizeof(*copy)) : NULL;
+}
+
 static Sonde__Self *self_message(struct encode_arena *arena, const struct self_report *from)
 {
 	Sonde__Self *self = encode_alloc(arena, 1, sizeof(*self));
@@ -202,22 +209,44 @@ static Sonde__Self *self_message(struct encode_arena *arena, const struct self_r
 	self->handler_ns = from->handler_ns;
 	self->samples = from->samples;
 	self->waits = from->waits;
-	self->memory_bytes = from->memory_bytes;
 	self->threads = from->threads;
 	self->hz = from->hz;
+	self->signal_ns = from->signal_ns;
+	self->hooks_ns = from->hooks_ns;
+	self->sampling_ns = from->sampling_ns;
+	self->step = from->step;
+	self->budget_permille = from->budget_permille;
+	self->look_hz = from->look_hz;
+	self->wire_bytes = from->wire_bytes;
+	self->n_memory = self->n_memory_max = ENCODE_MEMORY_PARTS;
+	self->memory = encode_words(arena, from->memory, ENCODE_MEMORY_PARTS);
+	self->memory_max = encode_words(arena, from->memory_max, ENCODE_MEMORY_PARTS);
+	if (!self->memory || !self->memory_max)
+		return NULL;
+	for (unsigned i = 0; i < ENCODE_MEMORY_PARTS; i++)
+		self->memory_bytes += from->memory[i];
+	/* What has not happened need not be said every second: a cause costs more bytes than ten rows. */
 	for (unsigned i = 0; i < from->drop_count; i++) {
-		sonde__drop__init(drops[i]);
-		drops[i]->cause = encode_string(from->drops[i].cause);
-		drops[i]->count = from->drops[i].count;
+		Sonde__Drop *drop = drops[self->n_drops];
+
+		if (from->drops[i].count == 0)
+			continue;
+		sonde__drop__init(drop);
+		drop->cause = encode_string(from->drops[i].cause);
+		drop->count = from->drops[i].count;
+		self->n_drops++;
 	}
-	self->n_drops = from->drop_count;
 	self->drops = drops;
 	for (unsigned i = 0; i < from->end_count; i++) {
-		sonde__stack_end__init(ends[i]);
-		ends[i]->how = encode_string(from->ends[i].how);
-		ends[i]->count = from->ends[i].count;
+		Sonde__StackEnd *end = ends[self->n_ends];
+
+		if (from->ends[i].count == 0)
+			continue;
+		sonde__stack_end__init(end);
+		end->how = encode_string(from->ends[i].how);
+		end->count = from->ends[i].count;
+		self->n_ends++;
 	}
-	self->n_ends = from->end_count;
 	self->ends = ends;
 	return self;
 }

@@ -74,6 +74,10 @@ int encode_hello(struct encode_buffer *buffer, const struct identity *self);
 /** Append an Event; @name may be any bytes, ENCODE_EVENT_MAX of them count. Context: agent. Returns as encode_frame(). */
 int encode_event(struct encode_buffer *buffer, const char *name, uint64_t unix_ns);
 
+enum {
+	ENCODE_MEMORY_PARTS = SONDE__MEMORY_PART__MEMORY_AGENT + 1
+};
+
 struct self_drop {
 	const char *cause;
 	uint64_t count; /* since the start of the instance */
@@ -87,8 +91,10 @@ struct self_end {
 /* The agent about itself, over one window: message Self. Strings and arrays are the caller's. */
 struct self_report {
 	uint64_t process_cpu_ns, agent_cpu_ns, handler_ns;
-	uint64_t samples, waits, memory_bytes;
-	uint32_t threads, hz;
+	uint64_t signal_ns, hooks_ns, sampling_ns;
+	uint64_t samples, waits, wire_bytes;
+	uint64_t memory[ENCODE_MEMORY_PARTS], memory_max[ENCODE_MEMORY_PARTS]; /* by MemoryPart */
+	uint32_t threads, hz, look_hz, step, budget_permille;
 	const struct self_drop *drops;
 	unsigned drop_count;
 	const struct self_end *ends;

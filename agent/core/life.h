@@ -9,7 +9,9 @@
 #include <stdint.h>
 
 #include "agent/core/aggregate.h"
+#include "agent/core/budget.h"
 #include "agent/core/config.h"
+#include "agent/core/cost.h"
 #include "agent/core/dict.h"
 #include "agent/core/identity.h"
 #include "agent/core/modules.h"
@@ -38,9 +40,10 @@ struct seen_place {
 
 /* What the agent knows of a host thread, by the index of its record. */
 struct known {
-	pid_t tid;     /* whose this is, to notice that the record has a new user */
-	uint32_t dict; /* id in the dictionary, 0: not told yet */
-	bool missed;   /* a scan did not find the thread */
+	pid_t tid;           /* whose this is, to notice that the record has a new user */
+	uint32_t dict;       /* id in the dictionary, 0: not told yet */
+	bool missed;         /* a scan did not find the thread */
+	uint32_t ring_bytes; /* that the record's ring has touched, whoever used it */
 
 	/* the wait seen at the last look: counted from here to there when it is over, and when a window closes */
 	bool waits;
@@ -79,8 +82,6 @@ struct life {
 	bool own_files; /* this thread has a descriptor table of its own */
 	int pidfd;      /* of this process, to borrow the host's descriptors; -1: cannot */
 
-	struct known known[LIFE_THREADS + 1];
-	struct seen seen[LIFE_THREADS + 1];
 	struct sibling siblings[LIFE_SIBLINGS];
 	uint64_t seq;
 	uint64_t window_ns, window_unix_ns; /* start of the one in the making */
@@ -99,8 +100,19 @@ struct life {
 	uint64_t process_cpu_told, agent_cpu_told;
 	uint64_t handler_ns_gone, handler_ns_told; /* of threads that have ended */
 	uint64_t ring_lost_gone, waits_gone;
-	uint64_t ends[UNWIND_END_COUNT];
-	uint32_t period_ns; /* sampling period in force */
+	uint64_t ends[UNWIND_END_COUNT];        /* in this window */
+	uint64_t hooks_ns, hooks_ns_told;       /* CPU of our hooks, by samples */
+	uint64_t sampling_ns, sampling_ns_told; /* CPU of this thread over samples and waits */
+	uint64_t wire_bytes_told;
+
+	struct budget budget;
+	uint64_t budget_ns, budget_at_ns; /* cost since then */
+	uint32_t period_ns;               /* sampling period in force */
+	struct cost_map cost_map;
+
+	/* last, and touched only as far as there are threads */
+	struct known known[LIFE_THREADS + 1];
+	struct seen seen[LIFE_THREADS + 1];
 };
 
 /** Take what host threads have left: ended requests, CPU samples, marks. With @look_ns, now, also look at their waits. */

@@ -246,15 +246,18 @@ static void open_wait(struct life *l, struct thread *t)
 {
 	struct known *k = &l->known[t->index];
 	struct wait_slot slot;
+	uint64_t before;
 
 	if (!read_slot(t, &slot))
 		return;
 	if (slot.request || slot.state == LOCK) { /* else an idle thread */
+		before = clock_cpu_ns();
 		life_thread(l, t);
 		k->stack = stack_of(l, t, &slot, &k->caller);
+		k->object = k->stack ? object_of(l, &slot) : 0;
+		l->sampling_ns += clock_cpu_ns() - before;
 		if (!k->stack)
 			return;
-		k->object = object_of(l, &slot);
 		k->request = slot.request;
 		k->state = slot.state;
 		k->sp = (uint32_t)slot.sp;

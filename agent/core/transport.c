@@ -57,7 +57,7 @@ struct transport {
 	uint64_t suspect_seq;   /* the oldest window that was out when the connection broke */
 	unsigned suspect_times; /* in a row */
 
-	uint64_t connections, robbed, rejected, refused, file_errors;
+	uint64_t connections, robbed, rejected, refused, file_errors, sent_bytes;
 };
 
 struct transport *transport_create(const struct config *c, const struct identity *self)
@@ -304,6 +304,7 @@ static int write_some(struct transport *t, struct dict *d)
 		if (n < 0)
 			return errno == EAGAIN ? 0 : -errno;
 		t->out_at += (size_t)n;
+		t->sent_bytes += (size_t)n;
 		budget -= (size_t)n;
 	}
 	return 0;
@@ -365,6 +366,14 @@ static void step_socket(struct transport *t, struct dict *d, uint64_t now_ns)
 
 /* ---- The file ---- */
 
+static int file_append(struct transport *t, const uint8_t *bytes, size_t length)
+{
+	int error = outfile_append(&t->file, bytes, length);
+
+	t->sent_bytes += error ? 0 : length;
+	return error;
+}
+
 static int file_begin(struct transport *t, struct dict *d)
 {
 	int error = outfile_open(&t->file, t->path, TRANSPORT_FILE_MAX);
@@ -375,7 +384,7 @@ static int file_begin(struct transport *t, struct dict *d)
 	t->out.used = 0;
 	error = encode_hello(&t->out, &t->self);
 	if (!error)
-		error = outfile_append(&t->file, t->out.bytes, t->out.used);
+		error = file_append(t, t->out.bytes, t->out.used);
 	if (error) {
 		outfile_close(&t->file);
 		return error;
@@ -394,7 +403,7 @@ static int file_write_next(struct transport *t, struct dict *d)
 
 	t->out.used = 0;
 	while ((more = dict_encode_new(d, &t->out)) > 0) {
-		error = outfile_append(&t->file, t->out.bytes, t->out.used);
+		error = file_append(t, t->out.bytes, t->out.used);
 		t->out.used = 0;
 		if (error) {
 			dict_forget_sent(
@@ -402,7 +411,7 @@ static int file_write_next(struct transport *t, struct dict *d)
 			return error;
 		}
 	}
-	error = more ? more : outfile_append(&t->file, frame->bytes, frame->length);
+	error = more ? more : file_append(t, frame->bytes, frame->length);
 	if (error)
 		return error;
 	spool_sent(&t->spool);
@@ -532,6 +541,7 @@ struct transport_state transport_state(const struct transport *t)
 		.connections = t->connections,
 		.robbed = t->robbed,
 		.rejected = t->rejected,
+		.sent_bytes = t->sent_bytes,
 		.spool_bytes = t->spool.bytes,
 		.spool_frames = t->spool.frames,
 	};

@@ -81,6 +81,7 @@ struct transport_state {
 	uint64_t connections; /* greeted so far */
 	uint64_t robbed;      /* times that the host took our descriptor */
 	uint64_t rejected;    /* times that the answer was wrong */
+	uint64_t sent_bytes;  /* to collectors and into the file, all in all */
 	size_t spool_bytes;
 	unsigned spool_frames;
 };

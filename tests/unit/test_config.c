@@ -46,7 +46,7 @@ static void config_load_of_nothing_gives_the_defaults(void **state)
 	assert_int_equal(c.look_hz, 50);
 	assert_int_equal(c.stack_depth, 128);
 	assert_int_equal(c.spool_kib, 1024);
-	assert_int_equal(c.ring_kib, 64);
+	assert_int_equal(c.ring_kib, 32);
 	assert_int_equal(c.requests, 4096);
 	assert_int_equal(c.connections, 16384);
 	assert_int_equal(c.routes, 200);

@@ -85,7 +85,10 @@ static void encode_window_carries_the_agents_own_report(void **state)
 					  .handler_ns = 3,
 					  .samples = 4,
 					  .waits = 5,
-					  .memory_bytes = 6,
+					  .hooks_ns = 61,
+					  .signal_ns = 62,
+					  .memory = { 1, 2, 3 },
+					  .memory_max = { 10, 20, 30 },
 					  .threads = 7,
 					  .hz = 8,
 					  .drops = drops,
@@ -109,7 +112,12 @@ static void encode_window_carries_the_agents_own_report(void **state)
 	assert_int_equal(f->window->self->process_cpu_ns, 1);
 	assert_int_equal(f->window->self->memory_bytes, 6);
 	assert_int_equal(f->window->self->hz, 8);
-	assert_int_equal(f->window->self->n_drops, 2);
+	assert_int_equal(f->window->self->hooks_ns, 61);
+	assert_int_equal(f->window->self->signal_ns, 62);
+	assert_int_equal(f->window->self->n_memory, ENCODE_MEMORY_PARTS);
+	assert_int_equal(f->window->self->memory[2], 3);
+	assert_int_equal(f->window->self->memory_max[1], 20);
+	assert_int_equal(f->window->self->n_drops, 1); /* what has not happened is not said */
 	assert_string_equal(f->window->self->drops[0]->cause, "ring full");
 	assert_int_equal(f->window->self->drops[0]->count, 3);
 	assert_string_equal(f->window->self->ends[0]->how, "complete");

@@ -25,7 +25,20 @@ export interface Process {
 	last_seen: number;
 	hz: number;
 	threads: number;
-	overhead: { cores: number; cpu_share: number; handler_ns: number; agent_cpu_ns: number; memory_bytes: number };
+	overhead: {
+		cores: number;
+		cpu_share: number;
+		handler_ns: number;
+		agent_cpu_ns: number;
+		memory_bytes: number;
+		// Absent in reports of older collectors.
+		signal_ns?: number;
+		hooks_ns?: number;
+		wall_ns?: number;
+		wire_bytes?: number;
+		budget_permille?: number;
+		step?: number;
+	};
 	samples: number;
 	lost_windows: number;
 	drops: Count[];

@@ -56,10 +56,32 @@ export function overheadOf(processes: readonly Process[]): { cores: number; shar
 		cores += overhead.cores;
 		// By time: an idle process, where any share is of next to nothing, weighs little.
 		if (!(overhead.cpu_share > 0)) continue;
-		agents += overhead.agent_cpu_ns + overhead.handler_ns;
-		all += (overhead.agent_cpu_ns + overhead.handler_ns) / overhead.cpu_share;
+		const own = overhead.agent_cpu_ns + overhead.handler_ns + (overhead.signal_ns ?? 0) + (overhead.hooks_ns ?? 0);
+		agents += own;
+		all += own / overhead.cpu_share;
 	}
 	return { cores, share: all > 0 ? agents / all : 0 };
+}
+
+/** Where the agent's CPU time goes and what its governor does about it, line by line. */
+export function overheadText({ overhead, hz }: Process): string {
+	const cpu = overhead.agent_cpu_ns + overhead.handler_ns + (overhead.signal_ns ?? 0) + (overhead.hooks_ns ?? 0);
+	const process = overhead.cpu_share > 0 ? cpu / overhead.cpu_share : 0;
+	const part = (ns: number) => (process > 0 ? share(ns / process) : "0 %");
+	const lines = [`${share(overhead.cpu_share)} of the CPU time of the process:`];
+	if (overhead.hooks_ns !== undefined) lines.push(`${part(overhead.hooks_ns)} in wrapped calls`);
+	lines.push(`${part(overhead.handler_ns + (overhead.signal_ns ?? 0))} in sampling signals, ${hz} a second on a CPU`);
+	lines.push(`${part(overhead.agent_cpu_ns)} in the agent's own thread`);
+	if (overhead.step) lines.push(`Rates are down to 1/${2 ** overhead.step} to keep the budget (SONDE_BUDGET, ${overhead.budget_permille ?? 0} permille).`);
+	if (overBudget(overhead)) lines.push("Wrapped calls alone take more than the budget; no lower rate changes that.");
+	return lines.join("\n");
+}
+
+/** Whether what no lower rate can mend is more than the budget. */
+export function overBudget(overhead: Process["overhead"]): boolean {
+	const cpu = overhead.agent_cpu_ns + overhead.handler_ns + (overhead.signal_ns ?? 0) + (overhead.hooks_ns ?? 0);
+	const process = overhead.cpu_share > 0 ? cpu / overhead.cpu_share : 0;
+	return (overhead.budget_permille ?? 0) > 0 && (overhead.hooks_ns ?? 0) * 1000 > process * (overhead.budget_permille ?? 0);
 }
 
 function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement {
@@ -82,7 +104,7 @@ function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement
 					h("td", {}, process.host),
 					h("td", { class: "cut", title: process.command }, process.command),
 					h("td", { class: process.state === "lost" ? "warn" : "", title: `last seen ${dateTime(process.last_seen)}` }, process.state),
-					h("td", { class: "n", title: `${share(process.overhead.cpu_share)} of the CPU time of the process` }, ofACore(process.overhead.cores)),
+					h("td", { class: "n", title: overheadText(process) }, `${ofACore(process.overhead.cores)}${process.overhead.step ? ` · rate 1/${2 ** process.overhead.step}` : overBudget(process.overhead) ? " · over budget" : ""}`),
 					h("td", { class: "n" }, bytes(process.overhead.memory_bytes)),
 					h("td", { class: "n" }, count(process.samples)),
 					h("td", { class: process.lost_windows ? "n warn" : "n" }, count(process.lost_windows)),
