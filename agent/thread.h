@@ -264,6 +264,12 @@ extern __thread struct thread_local_state tls;
 
 extern struct shared *shared; /* NULL until the agent has started */
 
+/** Whether @t is still followed. Asked before a system call of ours in the middle of the host's: the agent may have retired. */
+static inline bool thread_live(const struct thread *t)
+{
+	return atomic_load_explicit(&t->life, memory_order_relaxed) == THREAD_LIVE;
+}
+
 static inline void drop(enum drop cause)
 {
 	atomic_fetch_add_explicit(&shared->drops[cause], 1, memory_order_relaxed);

@@ -39,6 +39,9 @@ static void before_filter(unsigned long mode, unsigned long flags, unsigned long
 
 static void before_prctl(unsigned long option, unsigned long mode, unsigned long program)
 {
+	if (option == PR_SET_TSC && mode == PR_TSC_SIGSEGV && !tls.in_vfork)
+		agent_retire("this program forbids itself the counter of time (PR_SET_TSC): the "
+			     "agent is off from here on");
 	if (option != PR_SET_SECCOMP)
 		return;
 	if (mode == SECCOMP_MODE_STRICT)

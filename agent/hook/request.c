@@ -160,7 +160,7 @@ static uint64_t cpu_at(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
 		return s->cpu_ns +
 		       (idle_ns > s->start_ns + waits ? idle_ns - s->start_ns - waits : 0);
 	t->cpu_read_ns = now_ns;
-	return clock_cpu_ns();
+	return thread_live(t) ? clock_cpu_ns() : 0;
 }
 
 void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns)

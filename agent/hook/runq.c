@@ -70,7 +70,7 @@ static bool read_schedstat(struct thread *t, uint64_t now_ns, uint64_t *runq_ns)
 
 bool runq_read(struct thread *t, uint64_t now_ns, uint64_t *runq_ns)
 {
-	return take_tokens(now_ns, 1) && read_schedstat(t, now_ns, runq_ns);
+	return thread_live(t) && take_tokens(now_ns, 1) && read_schedstat(t, now_ns, runq_ns);
 }
 
 void runq_before(struct thread *t, uint64_t now_ns, struct runq *r)
@@ -79,7 +79,7 @@ void runq_before(struct thread *t, uint64_t now_ns, struct runq *r)
 	bool fresh = t->sched_last_ns && now_ns - t->sched_read_ns < RUNQ_MIN_NS;
 
 	r->before_ns = t->sched_last_ns;
-	r->known = take_tokens(now_ns, fresh ? 1 : 2) &&
+	r->known = thread_live(t) && take_tokens(now_ns, fresh ? 1 : 2) &&
 		   (fresh || read_schedstat(t, now_ns, &r->before_ns));
 }
 

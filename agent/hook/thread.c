@@ -326,7 +326,7 @@ static void on_exit_of(void *record)
 {
 	struct thread *t = record;
 
-	if (tls.self != t)
+	if (tls.self != t || !thread_live(t))
 		return;
 	if (t->locks)
 		thread_abandon(t);

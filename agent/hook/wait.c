@@ -143,7 +143,7 @@ uint64_t wait_end(struct wait *w)
 	if (w->state == IO && !w->polls) {
 		t->slice.ask = true;
 		/* then the call worked, or lost its processor: the CPU clock tells how much of which */
-		if (waited >= WAIT_ASK_MIN_NS && never_blocks(t->wait.fd))
+		if (waited >= WAIT_ASK_MIN_NS && thread_live(t) && never_blocks(t->wait.fd))
 			waited = 0;
 	}
 	if (w->split) {
