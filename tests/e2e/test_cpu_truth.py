@@ -42,7 +42,7 @@ def measured():
     subject = tap.start(SUBJECT, SECONDS, env={"LD_PRELOAD": tap.AGENT, "SONDE_COLLECTOR": collector.address,
                                                "SONDE_SERVICE": "truth", "SONDE_HZ": str(HZ), "SONDE_BUDGET": "1000"})
     assert subject.wait(SECONDS + 30) == 0, subject.output()
-    tap.settled(lambda: (collector.get("processes")["processes"][0]["state"] == "ended", collector.get("flame", **BACKGROUND)["total"]))
+    tap.settled(lambda: (collector.get("processes")["processes"][0]["state"] != "live", collector.get("flame", **BACKGROUND)["total"]))
     truth, total = collections.defaultdict(dict), 0
     for line in subject.output().splitlines():
         thread, function, stretches, ns = line.split()

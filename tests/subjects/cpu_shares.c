@@ -227,5 +227,8 @@ int main(int argc, char **argv)
 	       1000ull * (unsigned long long)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) +
 		       1000000000ull *
 			       (unsigned long long)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec));
+	fflush(stdout);
+	nap(2000 *
+	    MS); /* so that the last window is on its way, however busy the machine, before we are gone */
 	return 0;
 }

@@ -302,5 +302,8 @@ int main(int argc, char **argv)
 		printf("%s %s %s %llu %llu %llu\n", places[i].route, places[i].name,
 		       places[i].state, (unsigned long long)places[i].waits,
 		       (unsigned long long)places[i].ns, (unsigned long long)places[i].runq_ns);
+	fflush(stdout);
+	raw_nap(2 *
+		S); /* so that the last window is on its way, however busy the machine, before we are gone */
 	return 0;
 }
