@@ -235,6 +235,9 @@ struct shared {
 		_Atomic uint64_t tokens_at_ns;
 		_Atomic uint32_t share[RUNQ_WAITS][RUNQ_OCTAVES];
 	} runq;
+	struct {
+		_Atomic uint32_t borrowed, forking; /* see hook/borrow.h */
+	} borrow;
 
 	/* the agent sleeps on wake; whoever wants it to hurry makes it grow and wakes it */
 	_Atomic uint32_t wake;

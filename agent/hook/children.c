@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/hook/borrow.h"
 #include "agent/thread.h"
 
 #define PRELOAD "LD_PRELOAD="
@@ -270,6 +271,7 @@ static enum kind look(int dir, const char *path, char next[CHILDREN_PATH_MAX], b
 		char text[HEAD_BYTES + 1];
 	} head = { .text = "" };
 	enum kind kind = FOREIGN;
+	struct borrow b;
 	struct stat st;
 	int fd;
 
@@ -278,16 +280,19 @@ static enum kind look(int dir, const char *path, char next[CHILDREN_PATH_MAX], b
 		return FOREIGN;
 	if (same_file(&st))
 		return SAME;
+	borrow_begin(&b, true);
 	fd = open_file(dir, path);
 	if (fd < 0)
-		return FOREIGN;
-	if (syscall(SYS_pread64, fd, head.text, HEAD_BYTES, (off_t)0) < 4)
+		kind = FOREIGN;
+	else if (syscall(SYS_pread64, fd, head.text, HEAD_BYTES, (off_t)0) < 4)
 		kind = FOREIGN;
 	else if (memcmp(head.text, "#!", 2) == 0)
 		*script = interpreter(head.text, next);
 	else if (memcmp(head.text, ELFMAG, SELFMAG) == 0)
 		kind = unfit(fd, &head.elf) ? UNFIT : same_path(fd) ? SAME : FOREIGN;
-	syscall(SYS_close, fd);
+	if (fd >= 0)
+		syscall(SYS_close, fd);
+	borrow_end(&b);
 	return kind;
 }
 

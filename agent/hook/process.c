@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "agent/core/agent.h"
+#include "agent/hook/borrow.h"
 #include "agent/hook/children.h"
 #include "agent/hook/conn.h"
 #include "agent/hook/exports.h"
@@ -68,7 +69,10 @@ EXPORT pid_t fork(void)
 	pid_t pid;
 
 	children_before_fork();
+	borrow_fork_begin();
 	pid = REAL(fork)();
+	if (pid != 0)
+		borrow_fork_end();
 
 	if (pid == 0 && shared && !tls.outside) {
 		int saved = errno;

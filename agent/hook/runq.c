@@ -6,10 +6,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "agent/hook/borrow.h"
 
 /* 400 a second at 5 us each is 0.2 % of one processor. */
 enum {
@@ -37,22 +38,22 @@ static bool take_tokens(uint64_t now_ns, unsigned tokens)
 
 static bool read_schedstat(struct thread *t, uint64_t now_ns, uint64_t *runq_ns)
 {
-	const uint64_t all = ~0ull;
+	struct borrow b;
 	int saved = errno, fd;
-	uint64_t before, value = 0;
+	uint64_t value = 0;
 	ssize_t len = -1;
 	char text[64];
 	const char *p;
 
-	/* A handler of the host's that jumps out of here, or a cancellation, would leave the descriptor open. */
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof before);
+	if (!borrow_begin(&b, false))
+		return false;
 	fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/schedstat",
 			  O_RDONLY | O_CLOEXEC);
 	if (fd >= 0) {
 		len = syscall(SYS_read, fd, text, sizeof text - 1);
 		syscall(SYS_close, fd);
 	}
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
+	borrow_end(&b);
 	errno = saved;
 	if (len <= 0)
 		return false;

@@ -20,12 +20,14 @@ static struct tally forked = TALLY("children of fork end as told"),
 
 static bool ended(pid_t pid, int status)
 {
+	static unsigned odd;
 	int got = -1;
 	pid_t who = waitpid(pid, &got, 0);
 
 	if (who == pid && WIFEXITED(got) && WEXITSTATUS(got) == status)
 		return true;
-	note("process %d: status %x in place of %d", (int)who, (unsigned)got, status);
+	if (++odd < 20)
+		note("process %d: status %x in place of %d", (int)who, (unsigned)got, status);
 	return false;
 }
 
@@ -34,6 +36,18 @@ static void *value_of(void *argument)
 	storm_burn(200);
 	return argument;
 }
+
+/* The parent opens no descriptor, so its children have those that it began with. Bit per number; /proc would take one. */
+static uint64_t descriptors(void)
+{
+	uint64_t set = 0;
+
+	for (int fd = 0; fd < 64; fd++)
+		set |= (uint64_t)(fcntl(fd, F_GETFD) >= 0) << fd;
+	return set;
+}
+
+static uint64_t inherited;
 
 /* In the child. Its own status, or 111 when something was wrong. */
 static int child(int status, int depth)
@@ -72,7 +86,9 @@ static void *forks(void *seed)
 		pid_t pid = fork();
 
 		if (pid == 0)
-			_exit(quick ? status : child(status, (int)(storm_random(&random) % 2)));
+			_exit(descriptors() != inherited ? 112
+			      : quick                    ? status
+				      : child(status, (int)(storm_random(&random) % 2)));
 		tally(&forked, ended(pid, status), "fork: %d", (int)pid);
 	}
 	return NULL;
@@ -120,6 +136,21 @@ static void *spawns(void *seed)
 	return NULL;
 }
 
+/* Waits with a request in hand are what the agent reads /proc for. */
+static void *waits(void *unused)
+{
+	struct timespec brief = { .tv_nsec = 300000 };
+
+	while (storm_on()) {
+		sonde_request request = sonde_begin("waits");
+
+		for (int i = 0; i < 10; i++)
+			nanosleep(&brief, NULL);
+		sonde_end(request, 0);
+	}
+	return unused;
+}
+
 static void *execs(void *unused)
 {
 	(void)unused;
@@ -139,13 +170,15 @@ static void *execs(void *unused)
 
 int main(int argc, char **argv)
 {
-	void *(*work[])(void *) = { forks, vforks, vforks, spawns, execs, storm_burner };
+	void *(*work[])(void *) = { forks, forks, vforks, vforks,      spawns,
+				    execs, waits, waits,  storm_burner };
 	enum {
 		COUNT = sizeof work / sizeof *work
 	};
 	pthread_t threads[COUNT];
 
 	storm_begin(argc, argv);
+	inherited = descriptors();
 	tally_list(&forked);
 	tally_list(&vforked);
 	tally_list(&spawned);
