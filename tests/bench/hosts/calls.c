@@ -136,7 +136,7 @@ static void write_null(unsigned n)
 		MUST(write(null, buffer, 64) == 64);
 }
 
-/* One write feeds PIECES reads, so that the reads are what is measured. */
+/* One write feeds PIECES reads, so that the reads are what is measured; @n is a multiple of PIECES. */
 static void read_pipe(unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
@@ -145,8 +145,6 @@ static void read_pipe(unsigned n)
 			     sizeof(buffer));
 		MUST(read(pipe_fds[0], buffer, PIECE) == PIECE);
 	}
-	while (n++ % PIECES)
-		MUST(read(pipe_fds[0], buffer, PIECE) == PIECE);
 }
 
 static void read_upstream(unsigned n)
@@ -156,8 +154,6 @@ static void read_upstream(unsigned n)
 			client_send(upstream.client, buffer, sizeof(buffer));
 		MUST(read(upstream.server, buffer, PIECE) == PIECE);
 	}
-	while (n++ % PIECES)
-		MUST(read(upstream.server, buffer, PIECE) == PIECE);
 }
 
 static void read_empty(unsigned n)
@@ -381,21 +377,27 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Operations that fill a batch. */
+static uint64_t elapsed_ns(void (*run)(unsigned n), unsigned n)
+{
+	uint64_t start = ns_of(CLOCK_MONOTONIC);
+
+	run(n);
+	return ns_of(CLOCK_MONOTONIC) - start;
+}
+
+/* Operations that fill a batch, a multiple of PIECES. */
 static unsigned batch_of(void (*run)(unsigned n), int requests)
 {
-	unsigned n = 16;
+	for (unsigned n = PIECES;; n *= 2) {
+		uint64_t ns = elapsed_ns(run, n);
 
-	for (;;) {
-		uint64_t start = ns_of(CLOCK_MONOTONIC), ns;
+		for (int i = 0; i < 3 && ns >= BATCH_NS / 2; i++) { /* or was it disturbed? */
+			uint64_t again = elapsed_ns(run, n);
 
-		run(n);
-		ns = ns_of(CLOCK_MONOTONIC) - start;
-		if (ns >= BATCH_NS / 4)
-			return (unsigned)((uint64_t)n * BATCH_NS / ns) + 1;
-		if (requests && n >= REQUESTS_UNCOLLECTED_MAX / 4)
+			ns = again < ns ? again : ns;
+		}
+		if (ns >= BATCH_NS / 2 || (requests && n >= REQUESTS_UNCOLLECTED_MAX / 4))
 			return n;
-		n *= 2;
 	}
 }
 
@@ -407,10 +409,7 @@ static void measure(const char *name, void (*run)(unsigned n), unsigned batches,
 
 	usleep(requests ? COLLECT_US : 0);
 	for (unsigned i = 0; i < batches; i++) {
-		uint64_t start = ns_of(CLOCK_MONOTONIC);
-
-		run(n);
-		ns[i] = (double)(ns_of(CLOCK_MONOTONIC) - start) / n;
+		ns[i] = (double)elapsed_ns(run, n) / n;
 		uncollected += n;
 		if (requests && uncollected + n > REQUESTS_UNCOLLECTED_MAX) {
 			usleep(COLLECT_US);
