@@ -13,6 +13,7 @@
 
 #include "server/cmd.h"
 #include "server/doctor.h"
+#include "server/options.h"
 #include "server/units.h"
 
 enum {
@@ -25,7 +26,9 @@ void doctor_say(struct doctor *d, enum doctor_mark mark, const char *name, const
 {
 	static const struct {
 		const char *sign, *color;
-	} marks[] = { { "✓", "\033[32m" }, { "!", "\033[33m" }, { "✗", "\033[1;31m" } };
+	} marks[] = {
+		{ "✓", "\033[32m" }, { "!", "\033[33m" }, { "✗", "\033[1;31m" }, { " ", "" }
+	};
 	char text[1024], shown[4 * DOCTOR_TEXT_COLUMNS + 1];
 	va_list arguments;
 
@@ -64,12 +67,22 @@ bool doctor_read(const char *path, const char *key, char *out, size_t size)
 	return found;
 }
 
+struct question {
+	pid_t pid;
+	const char *http;
+};
+
 static error_t doctor_parse(int key, char *arg, struct argp_state *state)
 {
-	pid_t *pid = state->input;
+	struct question *question = state->input;
+	pid_t *pid = &question->pid;
 	char *end;
 	long value;
 
+	if (key == 'H') {
+		question->http = arg;
+		return 0;
+	}
 	if (key != ARGP_KEY_ARG)
 		return ARGP_ERR_UNKNOWN;
 	errno = 0;
@@ -84,17 +97,26 @@ static error_t doctor_parse(int key, char *arg, struct argp_state *state)
 
 int cmd_doctor(int argc, char **argv)
 {
+	static const struct argp_option options[] = {
+		{ "http", 'H', "ADDRESS", 0,
+		  "Where the collector answers, " OPTIONS_HTTP_DEFAULT " if not given", 0 },
+		{ 0 }
+	};
 	static const struct argp argp = {
+		.options = options,
 		.parser = doctor_parse,
 		.args_doc = "[PID]",
 		.doc = "Try what the agent needs on this machine, and with PID in that process: "
-		       "what works, what does not, and what "
-		       "that costs.\vExit status: 1 when the agent could not work.",
+		       "what works, what does not, what "
+		       "that costs, and what the agent in it is doing.\vExit status: 1 when the "
+		       "agent could not work.",
 	};
 	struct doctor d = { .color = isatty(STDOUT_FILENO) && !getenv("NO_COLOR") };
-	pid_t pid = 0;
+	struct question question = { .http = OPTIONS_HTTP_DEFAULT };
+	pid_t pid;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &pid);
+	argp_parse(&argp, argc, argv, 0, NULL, &question);
+	pid = question.pid;
 	if (pid && kill(pid, 0) < 0 && errno == ESRCH) {
 		fprintf(stderr, "sonde doctor: there is no process %d\n", (int)pid);
 		return 1;
@@ -104,8 +126,10 @@ int cmd_doctor(int argc, char **argv)
 	doctor_timers(&d);
 	doctor_measures(&d);
 	doctor_limits(&d);
-	if (pid)
+	if (pid) {
 		doctor_process(&d, pid);
+		doctor_inside(&d, pid, question.http);
+	}
 	if (d.bad)
 		printf("\nThe agent cannot work here: mend what is marked ✗.\n");
 	else if (d.limits)

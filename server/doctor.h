@@ -12,7 +12,8 @@
 enum doctor_mark {
 	DOCTOR_GOOD,
 	DOCTOR_LIMIT,
-	DOCTOR_BAD
+	DOCTOR_BAD,
+	DOCTOR_FACT /* no judgement */
 };
 
 struct doctor {
@@ -42,6 +43,9 @@ void doctor_measures(struct doctor *d);
 
 /** ptrace, perf events, seccomp, locked memory, glibc. */
 void doctor_limits(struct doctor *d);
+
+/** What the agent in process @pid is doing, as it says itself, and as the collector at @http knows it. */
+void doctor_inside(struct doctor *d, pid_t pid, const char *http);
 
 /** Whether the agent fits into process @pid, or is in it already. */
 void doctor_process(struct doctor *d, pid_t pid);

@@ -70,8 +70,30 @@ static const char *const drop_names[DROPS] = {
 	[DROP_MARKS] = "marks and labelled requests not told",
 };
 
+/*
+ * For `sonde doctor PID`, which finds this by the section's name and reads it from outside: the process it is about, a state,
+ * and all that was said so far. A fork's child that has not begun has its parent's.
+ */
+static struct {
+	char magic[8];
+	int32_t pid;
+	char state[12];
+	char said[488];
+} status __attribute__((section("sonde_status"), used, aligned(64))) = { "sonde 1", 0, "off", "" };
+
+static void status_is(const char *state)
+{
+	status.pid = (int32_t)getpid();
+	strncpy(status.state, state, sizeof status.state - 1);
+}
+
 static void say(const char *what)
 {
+	size_t used = strnlen(status.said, sizeof status.said);
+
+	if (used + 3 < sizeof status.said)
+		snprintf(status.said + used, sizeof status.said - used, "%s%s", used ? "; " : "",
+			 what);
 	if (config.log) {
 		config_write(STDERR_FILENO, "sonde: ");
 		config_write(STDERR_FILENO, what);
@@ -305,6 +327,11 @@ static void keep_budget(struct life *l, const struct self_report *self, uint64_t
 	l->budget_ns += self->handler_ns + self->signal_ns + self->sampling_ns;
 	if (!self->process_cpu_ns) /* not read in this window */
 		return;
+	if (l->seq == 1) { /* all is new in it, and read for the first time */
+		l->budget_ns = 0;
+		l->budget_at_ns = now_ns;
+		return;
+	}
 	window = (struct budget_window){ .cost_ns = l->budget_ns,
 					 .process_cpu_ns = self->process_cpu_ns,
 					 .wall_ns = now_ns - l->budget_at_ns };
@@ -609,6 +636,7 @@ static void fill_cost_map(struct life *l)
 static bool off(const char *why)
 {
 	say(why);
+	status_is("off");
 	atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
 	thread_retire();
 	return false;
@@ -690,6 +718,7 @@ bool agent_begin(void)
 	atomic_store_explicit(&shared->life, AGENT_ON, memory_order_release);
 	if (start_thread(life))
 		return off("its thread cannot be created: the agent stays off");
+	status_is("on");
 	errno = saved;
 	return true;
 }
@@ -757,6 +786,7 @@ void agent_retire(const char *why)
 	if (!shared)
 		return;
 	say(why);
+	status_is("off");
 	conn_unstamp_all();
 	atomic_store_explicit(&shared->unstamped, 1, memory_order_relaxed);
 	if (atomic_exchange_explicit(&shared->life, AGENT_DISABLED, memory_order_acq_rel) ==
@@ -787,8 +817,11 @@ void agent_boot(char *const *envp)
 	if (*wrong)
 		remark(wrong);
 	children_start(envp, config.children);
-	if (config.disable || config.help)
+	status_is("off");
+	if (config.disable || config.help) {
+		say(config.disable ? "SONDE_DISABLE is set" : "SONDE_HELP is set");
 		return;
+	}
 	missing = real_start();
 	if (missing) {
 		say("this C library lacks a function that the agent wraps; it stays off:");

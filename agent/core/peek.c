@@ -26,6 +26,7 @@
 #include "agent/hook/wait.h"
 
 enum {
+	STACK_FIRST_BYTES = 4 << 10,
 	STACK_COPY_BYTES = 32 << 10,
 	PREFETCH_THREADS = 8,
 	DEBT_NS = 200000000
@@ -107,13 +108,15 @@ static uint32_t object_of(struct life *l, const struct wait_slot *slot)
 	return 0;
 }
 
-/* The stack of a wait, or 0 when it ended while being read. @caller: the wrapper's return address, 0 unknown. */
-static uint32_t stack_of(struct life *l, struct thread *t, const struct wait_slot *slot,
-			 uintptr_t *caller)
+/*
+ * Copy @bytes of @t's stack from where it waits, walk them. The depth, 0: the wait ended meanwhile; *@cut: the copy was too
+ * short, and there is more.
+ */
+static unsigned walk_copy(struct life *l, struct thread *t, const struct wait_slot *slot,
+			  size_t bytes, uintptr_t *pcs, enum unwind_end *end, bool *cut)
 {
 	static _Alignas(
 		16) char copy[STACK_COPY_BYTES]; /* the agent's thread is the only one here */
-	uintptr_t pcs[256];
 	struct unwind_regs regs = { .pc = slot->pc, .sp = slot->sp, .fp = slot->fp };
 	struct unwind_stack stack = {
 		.low = atomic_load_explicit(&t->stack_low, memory_order_relaxed),
@@ -121,15 +124,14 @@ static uint32_t stack_of(struct life *l, struct thread *t, const struct wait_slo
 		.copy = copy,
 		.copy_low = slot->sp
 	};
-	struct iovec to = { .iov_base = copy, .iov_len = sizeof copy };
-	struct iovec from = { .iov_base = (void *)slot->sp, .iov_len = sizeof copy };
-	enum unwind_end end;
+	struct iovec to = { .iov_base = copy, .iov_len = bytes };
+	struct iovec from = { .iov_base = (void *)slot->sp, .iov_len = bytes };
 	unsigned depth;
 	ssize_t n = 0;
 
 	if (slot->sp < stack.low || slot->sp >= stack.high)
 		stack.copy = NULL;
-	else if (stack.high - slot->sp < sizeof copy)
+	else if (stack.high - slot->sp < bytes)
 		from.iov_len = stack.high - slot->sp;
 	if (stack.copy)
 		n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
@@ -141,7 +143,27 @@ static uint32_t stack_of(struct life *l, struct thread *t, const struct wait_slo
 	if (atomic_load_explicit(&t->wait.seq, memory_order_acquire) != slot->seq)
 		return 0;
 	stack.copy_bytes = (size_t)n;
-	depth = unwind_walk(&regs, &stack, pcs, l->config->stack_depth, &end);
+	depth = unwind_walk(&regs, &stack, pcs, l->config->stack_depth, end);
+	*cut = *end == UNWIND_TRUNCATED && depth < l->config->stack_depth && (size_t)n == bytes;
+	return depth;
+}
+
+/*
+ * The stack of a wait, or 0 when it ended while being read. @caller: the wrapper's return address, 0 unknown. Most
+ * stacks are short, and each page copied costs half a microsecond: the whole of it only when the first pages do not do.
+ */
+static uint32_t stack_of(struct life *l, struct thread *t, const struct wait_slot *slot,
+			 uintptr_t *caller)
+{
+	uintptr_t pcs[256];
+	enum unwind_end end;
+	bool cut;
+	unsigned depth = walk_copy(l, t, slot, STACK_FIRST_BYTES, pcs, &end, &cut);
+
+	if (depth && cut)
+		depth = walk_copy(l, t, slot, STACK_COPY_BYTES, pcs, &end, &cut);
+	if (!depth)
+		return 0;
 	l->ends[end]++;
 	*caller = depth > 1 ? pcs[1] + 1 : 0;
 	return life_stack(l, pcs, depth);

@@ -630,6 +630,46 @@ def doctor_looks_at_a_process():
     expect(sonde("doctor", gone.pid), 1, err=f"there is no process {gone.pid}")
 
 
+def doctor_of(process, *arguments):
+    """What follows "The agent in it", and all lines of it by their first words."""
+    result = expect(sonde("doctor", *arguments, process.pid, env={"SONDE_AGENT": str(AGENT)}), 0)
+    text = result.stdout.split("The agent in it\n\n")[1]
+    return text, {line[4:25].strip(): line[25:] for line in text.splitlines() if line[4:5].strip()}
+
+
+@test
+def doctor_says_what_the_agent_in_a_process_does_and_costs():
+    c = tap.Collector()
+    worker = tap.start(tap.BUILD / "tests/subjects/burner", "1", "10", "60", "0",
+                       env={"LD_PRELOAD": str(AGENT), "SONDE_COLLECTOR": c.address, "SONDE_SERVICE": "burner"})
+    tap.wait_for(lambda: c.get("processes")["processes"][0]["samples"] > 50, "its report")
+    text, lines = doctor_of(worker, "--http", c.url.removeprefix("http://"))
+    assert lines["state"] == "on", text
+    assert "99 samples a second of CPU, 50 looks at waits" in lines["rates"], text
+    assert re.search(r"% of a core; .* of the CPU time of the process", lines["CPU time"]), text
+    assert re.search(r"B for 2 threads:$", lines["memory"]), text
+    assert re.search(r"B a second, service burner$", lines["to the collector"]), text
+    for part in ("wrapped calls", "the handler", "over samples and waits", "over requests and reports"):
+        assert re.search(rf"^ {{20,}}[<\d.]+ % +.*{part}", text, re.M), (part, text)
+    assert re.search(r"^ {20,}[\d.]+ [kM]?B +unwind tables of the code that is mapped, at most [\d.]+ MB$", text, re.M), text
+    assert lines.get("lost or dropped") == "nothing", text
+
+
+@test
+def doctor_says_why_an_agent_is_off_and_who_does_not_answer():
+    off = tap.start("sleep", "60", env={"LD_PRELOAD": str(AGENT), "SONDE_DISABLE": "1"})
+    held, address = nowhere()
+    with held:
+        on = tap.start("sleep", "60", env={"LD_PRELOAD": str(AGENT), "SONDE_COLLECTOR": "tcp:" + address})
+        for process in (off, on):
+            tap.wait_for(lambda: "libsonde.so" in open(f"/proc/{process.pid}/maps").read(), "the agent to be loaded")
+        tap.wait_for(lambda: len(os.listdir(f"/proc/{on.pid}/task")) == 2, "its thread")
+        text, lines = doctor_of(off)
+        assert lines["state"] == "off: SONDE_DISABLE is set" and "rates" not in lines, text
+        text, lines = doctor_of(on, "--http", address)
+        assert lines["state"] == "on" and lines["collector"].startswith("none answers at"), text
+
+
 if __name__ == "__main__":
     try:
         tap.run()

@@ -35,6 +35,7 @@ export interface Process {
 		signal_ns?: number;
 		hooks_ns?: number;
 		wall_ns?: number;
+		process_cpu_ns?: number;
 		wire_bytes?: number;
 		budget_permille?: number;
 		step?: number;

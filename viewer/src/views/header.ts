@@ -73,15 +73,14 @@ export function overheadText({ overhead, hz }: Process): string {
 	lines.push(`${part(overhead.handler_ns + (overhead.signal_ns ?? 0))} in sampling signals, ${hz} a second on a CPU`);
 	lines.push(`${part(overhead.agent_cpu_ns)} in the agent's own thread`);
 	if (overhead.step) lines.push(`Rates are down to 1/${2 ** overhead.step} to keep the budget (SONDE_BUDGET, ${overhead.budget_permille ?? 0} permille).`);
-	if (overBudget(overhead)) lines.push("Wrapped calls alone take more than the budget; no lower rate changes that.");
+	if (overBudget({ overhead, hz })) lines.push("Wrapped calls alone take more than the budget; no lower rate changes that.");
 	return lines.join("\n");
 }
 
-/** Whether what no lower rate can mend is more than the budget. */
-export function overBudget(overhead: Process["overhead"]): boolean {
-	const cpu = overhead.agent_cpu_ns + overhead.handler_ns + (overhead.signal_ns ?? 0) + (overhead.hooks_ns ?? 0);
-	const process = overhead.cpu_share > 0 ? cpu / overhead.cpu_share : 0;
-	return (overhead.budget_permille ?? 0) > 0 && (overhead.hooks_ns ?? 0) * 1000 > process * (overhead.budget_permille ?? 0);
+/** Whether wrapped calls, which no lower rate makes cheaper, take more than the budget: by more than a few samples' word. */
+export function overBudget({ overhead, hz }: Pick<Process, "overhead" | "hz">): boolean {
+	const { hooks_ns: hooks = 0, wall_ns: wall = 0, process_cpu_ns: process = 0, budget_permille: budget = 0 } = overhead;
+	return budget > 0 && (hooks * hz) / 1e9 >= 20 && hooks > wall / 500 && hooks * 1000 > process * budget;
 }
 
 function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement {
@@ -104,7 +103,7 @@ function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement
 					h("td", {}, process.host),
 					h("td", { class: "cut", title: process.command }, process.command),
 					h("td", { class: process.state === "lost" ? "warn" : "", title: `last seen ${dateTime(process.last_seen)}` }, process.state),
-					h("td", { class: "n", title: overheadText(process) }, `${ofACore(process.overhead.cores)}${process.overhead.step ? ` · rate 1/${2 ** process.overhead.step}` : overBudget(process.overhead) ? " · over budget" : ""}`),
+					h("td", { class: "n", title: overheadText(process) }, `${ofACore(process.overhead.cores)}${process.overhead.step ? ` · rate 1/${2 ** process.overhead.step}` : overBudget(process) ? " · over budget" : ""}`),
 					h("td", { class: "n" }, bytes(process.overhead.memory_bytes)),
 					h("td", { class: "n" }, count(process.samples)),
 					h("td", { class: process.lost_windows ? "n warn" : "n" }, count(process.lost_windows)),
