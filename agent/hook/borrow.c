@@ -7,24 +7,32 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/thread.h"
 
+/* 5 us as a rule; a borrower without a processor gets one in some ms even when ten want it. At most 0.2 s. */
 enum {
-	YIELDS = 1000
+	YIELDS = 50,
+	NAPS = 2000,
+	NAP_NS = 50000
 };
 
 /* Whether @count comes down to zero soon. */
 static bool falls_to_zero(const _Atomic uint32_t *count)
 {
+	const struct timespec nap = { .tv_nsec = NAP_NS };
 	int saved = errno;
 	unsigned i = 0;
 
-	while (atomic_load_explicit(count, memory_order_seq_cst) && i++ < YIELDS)
-		syscall(SYS_sched_yield);
+	while (atomic_load_explicit(count, memory_order_seq_cst) && i++ < YIELDS + NAPS)
+		if (i <= YIELDS)
+			syscall(SYS_sched_yield);
+		else
+			syscall(SYS_nanosleep, &nap, NULL);
 	errno = saved;
-	return i <= YIELDS;
+	return i <= YIELDS + NAPS;
 }
 
 /* Either we see that someone forks, or they see that we borrow: both sides store first, then look. */

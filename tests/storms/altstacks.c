@@ -188,6 +188,37 @@ static void *outgrows(void *argument)
 	return NULL;
 }
 
+/* The mask of @number's handler as the kernel has it. */
+static unsigned long mask_of(int number)
+{
+	struct {
+		void *handler;
+		unsigned long flags;
+		void *restorer;
+		unsigned long mask;
+	} action;
+
+	MUST(syscall(SYS_rt_sigaction, number, NULL, &action, sizeof action.mask));
+	return action.mask;
+}
+
+static void ignore(int number)
+{
+	(void)number;
+}
+
+/* A host that takes every real-time signal for itself: none is left for sampling, nor in the masks of its handlers. */
+static void take_all_signals(void)
+{
+	struct sigaction action = { .sa_handler = ignore, .sa_flags = SA_ONSTACK };
+
+	for (int s = SIGRTMIN; s <= SIGRTMAX; s++)
+		MUST(sigaction(s, &action, NULL));
+	for (int s = SIGRTMIN; s <= SIGRTMAX; s++)
+		tally(&asked, mask_of(s) == 0, "of signal %d: %lx", s, mask_of(s));
+	tally(&asked, mask_of(SIGUSR1) == 1ul << (SIGHUP - 1), "of SIGUSR1: %lx", mask_of(SIGUSR1));
+}
+
 int main(int argc, char **argv)
 {
 	size_t frame = getauxval(AT_MINSIGSTKSZ) ? getauxval(AT_MINSIGSTKSZ) : 2048;
@@ -227,5 +258,6 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
 		MUST_0(pthread_join(all[i].thread, NULL));
 	pthread_attr_destroy(&small);
+	take_all_signals();
 	return storm_end();
 }
