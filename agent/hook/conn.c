@@ -503,10 +503,10 @@ static void not_http(struct thread *t, struct conn *c, uint64_t now_ns)
 static void parse_in(struct thread *t, struct conn *c, const char *data, size_t len,
 		     uint64_t arrival_ns, uint64_t now_ns)
 {
-	struct http_head begun; /* the first byte's: then it is known whose head this will be */
+	struct http_head begun = {
+		0
+	}; /* the first byte's: then it is known whose head this will be */
 	enum http_event event;
-
-	begun.method[0] = '\0';
 
 	do {
 		struct http_head *head = c->reading ? head_of(c) : &begun;
