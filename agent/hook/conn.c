@@ -506,10 +506,10 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 	struct http_head begun = {
 		0
 	}; /* the first byte's: then it is known whose head this will be */
+	struct http_head *head = c->reading ? head_of(c) : &begun;
 	enum http_event event;
 
 	do {
-		struct http_head *head = c->reading ? head_of(c) : &begun;
 		size_t used = http_request_feed(&c->in, head, data, len, &event);
 
 		if (data)
@@ -520,7 +520,8 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 			opened(t, c, arrival_ns, now_ns);
 			if (c->role == CONN_OTHER)
 				return;
-			http_head_begun(head_of(c), begun.method[0]);
+			head = head_of(c);
+			http_head_begun(head, begun.method[0]);
 			break;
 		case HTTP_REQUEST_HEAD:
 			c->role = CONN_SERVER;
@@ -532,6 +533,7 @@ static void parse_in(struct thread *t, struct conn *c, const char *data, size_t 
 			break;
 		case HTTP_REQUEST_END:
 			c->reading = false;
+			head = &begun;
 			break;
 		case HTTP_NOT_HTTP:
 			not_http(t, c, now_ns);
