@@ -23,6 +23,7 @@
 #include "agent/hook/exports.h"
 #include "agent/hook/guard.h"
 #include "agent/hook/thread.h"
+#include "agent/sig/handler.h"
 
 static __attribute__((constructor)) void process_start(int argc, char **argv, char **envp)
 {
@@ -209,6 +210,7 @@ static struct exec exec_begin(void)
 		take_pending();
 	}
 	e.believed = mask_believed();
+	handler_show(thread_setup.signal, false);
 	errno = saved;
 	return e;
 }
@@ -217,6 +219,7 @@ static int exec_failed(struct exec e)
 {
 	int saved = errno;
 
+	handler_show(thread_setup.signal, true);
 	mask_seen(e.believed);
 	if (e.thread)
 		thread_timer_start(e.thread);

@@ -35,6 +35,7 @@ static void yield(int number)
 		if (thread_setup.signal == number) {
 			thread_move_timers(handler_install(number + 1));
 			masks_move(number, thread_setup.signal);
+			atomic_store_explicit(&handler_host, SIG_DFL, memory_order_relaxed);
 		}
 		atomic_flag_clear_explicit(&moving, memory_order_release);
 	}
@@ -241,7 +242,6 @@ EXPORT int sigaltstack(const stack_t *stack, stack_t *old)
 /* The host finds our signal as it was before us, and resetting it has no effect. */
 EXPORT int sigaction(int number, const struct sigaction *action, struct sigaction *old)
 {
-	static void (*_Atomic host)(int) = SIG_DFL;
 	const struct sigaction *wanted = action;
 	struct sigaction copy;
 	bool by_us;
@@ -251,8 +251,8 @@ EXPORT int sigaction(int number, const struct sigaction *action, struct sigactio
 		if (is_handler(action)) {
 			yield(number);
 		} else {
-			void (*before)(int) = atomic_exchange_explicit(&host, action->sa_handler,
-								       memory_order_relaxed);
+			void (*before)(int) = atomic_exchange_explicit(
+				&handler_host, action->sa_handler, memory_order_relaxed);
 
 			if (old)
 				*old = (struct sigaction){ .sa_handler = before };
@@ -268,7 +268,7 @@ EXPORT int sigaction(int number, const struct sigaction *action, struct sigactio
 		return r;
 	if (handler_is_ours(old))
 		*old = (struct sigaction){ .sa_handler = atomic_load_explicit(
-						   &host, memory_order_relaxed) };
+						   &handler_host, memory_order_relaxed) };
 	else if (by_us && ours())
 		sigdelset(&old->sa_mask, ours());
 	return 0;

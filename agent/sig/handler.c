@@ -41,11 +41,15 @@ static bool ours(const siginfo_t *info)
 	       offset / setup.stride < setup.count;
 }
 
-/* Somebody sends our signal, which the host does not handle: that ends it, as it would without us. */
+sighandler_t _Atomic handler_host = SIG_DFL;
+
+/* Somebody sends our signal, which the host does not handle: unless it ignores it, that ends it, as it would without us. */
 static __attribute__((noinline, cold)) void die(int number)
 {
 	struct sigaction action = { .sa_handler = SIG_DFL };
 
+	if (atomic_load_explicit(&handler_host, memory_order_relaxed) == SIG_IGN)
+		return;
 	real.sigaction(number, &action, NULL);
 	raise(number); /* blocked until we return */
 }
@@ -162,6 +166,17 @@ void handler_leave_altstacks(int number)
 	if (!atomic_exchange_explicit(&on_altstack, 0, memory_order_relaxed))
 		return;
 	action = action_of();
+	real.sigaction(number, &action, NULL);
+}
+
+void handler_show(int number, bool ours)
+{
+	struct sigaction action = action_of();
+
+	if (!number || atomic_load_explicit(&handler_host, memory_order_relaxed) != SIG_IGN)
+		return;
+	if (!ours)
+		action = (struct sigaction){ .sa_handler = SIG_IGN };
 	real.sigaction(number, &action, NULL);
 }
 

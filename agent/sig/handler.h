@@ -28,6 +28,15 @@ size_t handler_stack_bytes(void);
  */
 void handler_leave_altstacks(int number);
 
+/** What the host believes our signal's action to be: SIG_DFL or SIG_IGN. */
+extern sighandler_t _Atomic handler_host;
+
+/**
+ * A host that ignores our signal hands that on to what it execs: !@ours, just before that; @ours, when the exec has failed.
+ * Context: hook, vfork's child.
+ */
+void handler_show(int number, bool ours);
+
 /** Whether @action, as the kernel has it, is ours. Context: any. */
 bool handler_is_ours(const struct sigaction *action);
 
