@@ -138,6 +138,36 @@ $(B)/server/assets.o: build/viewer/dashboard.html build/viewer/report.html
 
 -include $(OBJS:.o=.d) $(OBJS_CC:.o=.d)
 
+# ---- Another processor: the agent compiles for it, and its unwinder runs under an emulator ----
+
+A64_CC    := aarch64-linux-gnu-gcc
+A64       := build/aarch64
+A64_AGENT := $(patsubst $(B)/%,$(A64)/%,$(AGENT))
+A64_TESTS := $(A64)/tests/unit/test_chain $(A64)/tests/unit/test_chain_signed
+
+.PHONY: aarch64 build-aarch64
+aarch64: build-aarch64 ## Compile the agent for aarch64, walk stacks of its under qemu
+	@tests/run aarch64
+build-aarch64: $(A64_AGENT) $(A64_TESTS)
+
+$(A64_AGENT): CFLAGS_MORE = $(AGENT_CFLAGS)
+$(A64)/tests/unit/test_chain.o: CFLAGS_MORE = -fomit-frame-pointer
+$(A64)/%.o: %.c Makefile | build/gen/sonde.pb-c.h $(A64)/include/protobuf-c
+	@mkdir -p $(@D)
+	$(call say,A64)$(A64_CC) $(CPPFLAGS_ALL) -isystem $(A64)/include $(CFLAGS_ALL) -c -o $@ $<
+# The same with frame pointers, and return addresses that are signed on the stack.
+$(A64)/%_signed.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(call say,A64)$(A64_CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -mbranch-protection=standard -c -o $@ $<
+$(A64_TESTS): %: %.o $(A64)/agent/sig/unwind.o $(A64)/agent/core/ehframe.o
+	$(call say,A64)$(A64_CC) $(LDFLAGS_ALL) -static -Wl,--eh-frame-hdr -o $@ $^
+# This header is the same everywhere, the rest of /usr/include is not.
+$(A64)/include/protobuf-c:
+	@mkdir -p $(@D)
+	@ln -sfn /usr/include/protobuf-c $@
+
+-include $(A64_AGENT:.o=.d) $(A64_TESTS:=.d)
+
 # ---- What a newcomer runs ----
 
 deps: ## Install the Debian packages that are missing
@@ -152,8 +182,8 @@ test: ## Install, build and run every test; the last line counts them
 	@.ci/deps test
 	@$(MAKE) --no-print-directory check
 
-check: all lint $(UNIT) $(SUBJECTS) $(HOSTS) $(STORMS) $(EMBED) $(FUZZ) build-unwind
-	@B=$(B) tests/run unit asan tsan unwind embed fuzz page e2e
+check: all lint $(UNIT) $(SUBJECTS) $(HOSTS) $(STORMS) $(EMBED) $(FUZZ) build-unwind build-aarch64
+	@B=$(B) tests/run unit asan tsan unwind aarch64 embed fuzz page e2e
 
 unit: build-unit ## Only the unit tests
 	@B=$(B) tests/run unit

@@ -60,6 +60,7 @@ enum {
 	CFA_VAL_OFFSET = 0x14,
 	CFA_VAL_OFFSET_SF = 0x15,
 	CFA_VAL_EXPRESSION = 0x16,
+	CFA_AARCH64_NEGATE_RA_STATE = 0x2d,
 	CFA_GNU_ARGS_SIZE = 0x2e,
 	CFA_GNU_NEGATIVE_OFFSET_EXTENDED = 0x2f,
 	CFA_ADVANCE_LOC = 0x40, /* these three: the operand is in the low six bits */
@@ -77,15 +78,6 @@ enum {
 	OP_LIT0 = 0x30,
 	OP_LIT31 = 0x4f,
 	OP_BREG0 = 0x70,
-};
-
-/* x86_64's numbers. On another machine nothing is expressed yet, see state_rule(). */
-enum {
-	REG_BX = 3,
-	REG_FP = 6,
-	REG_SP = 7,
-	REG_RA = 16,
-	REG_MAX = 16
 };
 
 #define REMEMBER_MAX 32  /* compilers nest one or two */
@@ -261,13 +253,13 @@ struct cie {
 static struct saved *state_saved(struct state *s, uint64_t reg)
 {
 	switch (reg) {
-	case REG_FP:
+	case ARCH_FP:
 		return &s->fp;
-	case REG_SP:
+	case ARCH_SP:
 		return &s->sp;
-	case REG_RA:
+	case ARCH_RA:
 		return &s->ra;
-	case REG_BX:
+	case ARCH_BX:
 		return &s->bx;
 	default:
 		return NULL;
@@ -294,8 +286,8 @@ static void state_restore(struct state *s, const struct state *initial, uint64_t
 
 static void state_cfa(struct state *s, uint64_t reg, int64_t offset)
 {
-	s->how = reg < REG_MAX ? CFA_REG : CFA_UNKNOWN;
-	s->reg = (uint8_t)(reg < REG_MAX ? reg : REG_MAX);
+	s->how = reg < ARCH_REGS ? CFA_REG : CFA_UNKNOWN;
+	s->reg = (uint8_t)(reg < ARCH_REGS ? reg : ARCH_REGS);
 	s->offset = offset;
 }
 
@@ -312,8 +304,8 @@ static bool expr_is_plt(struct cursor c, int64_t *threshold)
 {
 	uint8_t lit;
 
-	if (cursor_u8(&c) != OP_BREG0 + REG_SP || cursor_sleb(&c) != 8 ||
-	    cursor_u8(&c) != OP_BREG0 + REG_RA || cursor_sleb(&c) != 0 ||
+	if (cursor_u8(&c) != OP_BREG0 + ARCH_SP || cursor_sleb(&c) != 8 ||
+	    cursor_u8(&c) != OP_BREG0 + ARCH_RA || cursor_sleb(&c) != 0 ||
 	    cursor_u8(&c) != OP_LIT0 + 15 || cursor_u8(&c) != OP_AND)
 		return false;
 	lit = cursor_u8(&c);
@@ -329,7 +321,7 @@ static bool expr_is_address(struct cursor c, uint8_t *reg, int64_t *offset, bool
 {
 	uint8_t op = cursor_u8(&c);
 
-	if (c.bad || op < OP_BREG0 || op >= OP_BREG0 + REG_MAX)
+	if (c.bad || op < OP_BREG0 || op >= OP_BREG0 + ARCH_REGS)
 		return false;
 	*reg = (uint8_t)(op - OP_BREG0);
 	*offset = cursor_sleb(&c);
@@ -422,7 +414,7 @@ static bool wide_from(const struct state *s, struct unwind_wide *w)
 		[SAVED_UNDEFINED] = UNWIND_FP_UNKNOWN, [SAVED_OTHER] = UNWIND_FP_UNKNOWN,
 	};
 
-	if (!fits32(s->offset) || !fits32(s->add) || !fits32(s->fp.offset))
+	if (!fits32(s->offset) || !fits32(s->add) || !fits32(s->fp.offset) || !fits32(s->ra.offset))
 		return false;
 	memset(w, 0, sizeof(*w));
 	w->cfa_reg = s->reg;
@@ -434,25 +426,42 @@ static bool wide_from(const struct state *s, struct unwind_wide *w)
 	w->fp_how = how[s->fp.how];
 	w->fp_reg = s->fp.reg;
 	w->fp_offset = (int32_t)s->fp.offset;
+	w->ra_offset = s->ra.how == SAVED_AT_CFA ? (int32_t)s->ra.offset : 0;
 	return true;
 }
 
 /* The common rules, which fit in the row itself; UNWIND_NONE when it is another. */
 static uint32_t narrow_rule(const struct state *s)
 {
-	uint64_t cfa = (uint64_t)s->offset, fp = 0;
+	uint64_t cfa = (uint64_t)s->offset, down = 0;
+	uint32_t alone = 0;
 
-	if (s->how != CFA_REG || (s->reg != REG_SP && s->reg != REG_FP) || cfa % 8 ||
+	if (s->how != CFA_REG || (s->reg != ARCH_SP && s->reg != ARCH_FP) || cfa % 8 ||
 	    cfa / 8 > UNWIND_CFA_WORDS)
 		return UNWIND_NONE;
-	if (s->fp.how == SAVED_AT_CFA)
-		fp = 0 - (uint64_t)s->fp.offset;
-	else if (s->fp.how != SAVED_SAME)
+	if (s->fp.how == SAVED_AT_CFA) {
+		down = 0 - (uint64_t)s->fp.offset;
+		if (!down || (ARCH_LINK_REGISTER &&
+			      (s->ra.how != SAVED_AT_CFA || s->ra.offset != s->fp.offset + 8)))
+			return UNWIND_NONE;
+	} else if (s->fp.how != SAVED_SAME) {
 		return UNWIND_NONE;
-	if (fp % 8 || fp / 8 > UNWIND_FP_WORDS || (s->fp.how == SAVED_AT_CFA && !fp))
+	} else if (ARCH_LINK_REGISTER && s->ra.how == SAVED_AT_CFA) {
+		down = 0 - (uint64_t)s->ra.offset;
+		alone = UNWIND_RA_ALONE;
+	}
+	if (down % 8 || down / 8 > UNWIND_WORDS)
 		return UNWIND_NONE;
-	return (s->reg == REG_SP ? UNWIND_SP : UNWIND_FP) |
-	       (uint32_t)(cfa / 8) << UNWIND_CFA_SHIFT | (uint32_t)(fp / 8) << UNWIND_FP_SHIFT;
+	return (s->reg == ARCH_SP ? UNWIND_SP : UNWIND_FP) | alone |
+	       (uint32_t)(cfa / 8) << UNWIND_CFA_SHIFT | (uint32_t)(down / 8) << UNWIND_WORDS_SHIFT;
+}
+
+/* Whether the return address is where the walk looks for it, or where a rule can say it is. */
+static bool ra_is_found(const struct saved *ra)
+{
+	if (ARCH_LINK_REGISTER)
+		return ra->how == SAVED_SAME || (ra->how == SAVED_AT_CFA && ra->offset);
+	return ra->how == SAVED_AT_CFA && ra->offset == -8;
 }
 
 static uint32_t state_rule(struct builder *b, const struct cie *cie, const struct state *s)
@@ -461,17 +470,17 @@ static uint32_t state_rule(struct builder *b, const struct cie *cie, const struc
 	uint32_t rule;
 	int64_t index;
 
-#if !defined(__x86_64__)
-	return UNWIND_NONE;
-#endif
-	/* The kernel's signal frame: its CFA is the interrupted stack pointer, kept in the ucontext at sp. */
-	if (cie->is_signal_frame && s->how == CFA_DEREF && s->reg == REG_SP &&
-	    s->offset == UNWIND_SIGNAL_SP)
+	/*
+	 * The kernel's signal frame. On x86_64 its CFA is the interrupted stack pointer, kept in the ucontext at sp; on
+	 * aarch64 the description knows two registers of it only, the walk all.
+	 */
+	if (cie->is_signal_frame &&
+	    (ARCH_LINK_REGISTER || (s->how == CFA_DEREF && s->reg == ARCH_SP &&
+				    s->offset == ARCH_SIGNAL_CONTEXT + ARCH_UC_SP)))
 		return UNWIND_SIGNAL;
 	if (s->ra.how == SAVED_UNDEFINED)
 		return UNWIND_ROOT;
-	if (s->how == CFA_UNKNOWN || s->ra.how != SAVED_AT_CFA || s->ra.offset != -8 ||
-	    s->sp.how != SAVED_SAME)
+	if (s->how == CFA_UNKNOWN || !ra_is_found(&s->ra) || s->sp.how != SAVED_SAME)
 		goto exotic;
 	if (s->how == CFA_PLT && s->fp.how == SAVED_SAME)
 		return UNWIND_PLT | (uint32_t)s->offset << UNWIND_ARG_SHIFT;
@@ -481,7 +490,7 @@ static uint32_t state_rule(struct builder *b, const struct cie *cie, const struc
 	if (s->how == CFA_PLT || !wide_from(s, &wide))
 		goto exotic;
 	index = wide_index(b, &wide);
-	b->bx_asks |= s->how != CFA_PLT && s->reg == REG_BX;
+	b->bx_asks |= s->how != CFA_PLT && s->reg == ARCH_BX;
 	if (index >= 0)
 		return UNWIND_WIDE | (uint32_t)index << UNWIND_ARG_SHIFT;
 	b->rows->counts.refused++;
@@ -613,7 +622,8 @@ static void run_save(struct run *run, struct cursor *c, uint8_t op)
 		break;
 	case CFA_REGISTER:
 		other = cursor_uleb(c);
-		state_save(s, reg, other < REG_MAX ? SAVED_IN_REG : SAVED_OTHER, (uint8_t)other, 0);
+		state_save(s, reg, other < ARCH_REGS ? SAVED_IN_REG : SAVED_OTHER, (uint8_t)other,
+			   0);
 		break;
 	case CFA_EXPRESSION:
 		state_save_expression(s, reg, take_block(c));
@@ -622,7 +632,7 @@ static void run_save(struct run *run, struct cursor *c, uint8_t op)
 	case CFA_VAL_OFFSET_SF:
 		/* the caller's sp is the CFA + 0 anyway */
 		other = cursor_leb(c, op == CFA_VAL_OFFSET_SF);
-		state_save(s, reg, reg == REG_SP && !other ? SAVED_SAME : SAVED_OTHER, 0, 0);
+		state_save(s, reg, reg == ARCH_SP && !other ? SAVED_SAME : SAVED_OTHER, 0, 0);
 		break;
 	default: /* CFA_VAL_EXPRESSION */
 		take_block(c);
@@ -666,6 +676,7 @@ static void run_extended(struct run *run, struct cursor *c, uint8_t op)
 
 	switch (op) {
 	case CFA_NOP:
+	case CFA_AARCH64_NEGATE_RA_STATE: /* signed or not: arch_pc() takes it */
 		break;
 	case CFA_SET_LOC:
 		run_advance(run, c, cursor_pointer(c, run->cie->encoding, run->data_base));
@@ -782,6 +793,8 @@ static bool cie_augmentation(struct cie *cie, struct cursor *c, const uint8_t *l
 		case 'S':
 			cie->is_signal_frame = true;
 			break;
+		case 'B': /* aarch64: which key signs */
+			break;
 		default: /* unknown, but the data after it is skipped by its length */
 			return !data.bad;
 		}
@@ -809,7 +822,7 @@ static bool cie_read(const struct ehframe_bytes *frames, uintptr_t address, uint
 		return false;
 	cie->code_align = cursor_uleb(&c);
 	cie->data_align = cursor_sleb(&c);
-	if ((version == 1 ? cursor_u8(&c) : cursor_uleb(&c)) != REG_RA)
+	if ((version == 1 ? cursor_u8(&c) : cursor_uleb(&c)) != ARCH_RA)
 		return false;
 	if (*letters && !cie_augmentation(cie, &c, letters))
 		return false;

@@ -16,6 +16,7 @@
 #include "agent/hook/owned.h"
 #include "agent/hook/real.h"
 #include "agent/hook/thread.h"
+#include "agent/sig/arch.h"
 
 enum fd_kind {
 	FD_UNKNOWN,
@@ -79,9 +80,7 @@ static bool lock(struct thread *t, struct conn *c)
 				leave_http(t, c, clock_ns());
 			return true;
 		}
-#if defined(__x86_64__)
-		__builtin_ia32_pause();
-#endif
+		ARCH_PAUSE();
 	}
 	atomic_store_explicit(&c->lost, 1, memory_order_relaxed);
 	drop(DROP_RACED);

@@ -20,6 +20,7 @@
 #include "agent/hook/ended.h"
 #include "agent/hook/owned.h"
 #include "agent/hook/runq.h"
+#include "agent/sig/arch.h"
 
 /* Ended requests that no ring had room for and that are worth waking the agent for: far below the number of slots. */
 enum {
@@ -62,9 +63,7 @@ static bool lock(struct request *r)
 	for (unsigned i = 0; i < LOCK_SPINS; i++) {
 		if (owned_try(&r->lock))
 			return true;
-#if defined(__x86_64__)
-		__builtin_ia32_pause();
-#endif
+		ARCH_PAUSE();
 	}
 	drop(DROP_RACED);
 	return false;

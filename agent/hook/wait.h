@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "agent/hook/runq.h"
+#include "agent/sig/arch.h"
 #include "agent/thread.h"
 
 /* BRIEF: mostly answered at once (a write); LONG: worth asking the kernel how much of it was run-queue delay. */
@@ -39,15 +40,7 @@ struct wait {
 };
 
 /** The frame of the caller, for WAIT_BEGIN. */
-#if defined(__x86_64__)
-#  define WAIT_WHERE(slot)                                                                         \
-    __asm__ volatile("lea 0(%%rip), %0\n\tmov %%rsp, %1\n\tmov %%rbp, %2"                          \
-		     : "=&r"((slot)->pc), "=&r"((slot)->sp), "=&r"((slot)->fp))
-#else
-#  define WAIT_WHERE(slot)                                                                         \
-    ((slot)->pc = 0, (slot)->sp = (uintptr_t)__builtin_frame_address(0),                           \
-     (slot)->fp = (uintptr_t)__builtin_frame_address(0))
-#endif
+#define WAIT_WHERE(slot) ARCH_HERE((slot)->pc, (slot)->sp, (slot)->fp)
 
 #define WAIT_BEGIN(w, thread, state_, kind_, fd_, object_)                                         \
   do {                                                                                             \

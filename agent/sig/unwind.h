@@ -16,18 +16,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <ucontext.h>
+
+#include "agent/sig/arch.h"
 
 /* ---- Rules: how to get from a frame to its caller ---- */
 
 /*
  * A rule is 32 bits: kind, then by kind
  *
- *	UNWIND_SP, UNWIND_FP   31        20 19            3 2  0
- *	                       +-----------+---------------+----+
- *	                       | fp words  |   CFA words   |kind|   CFA = sp or fp + 8 * CFA words, the return address is
- *	                       +-----------+---------------+----+   at CFA - 8, the caller's fp at CFA - 8 * fp words
- *	                                                            (0: fp is still the caller's)
+ *	UNWIND_SP, UNWIND_FP   31      20  19  18        3 2  0
+ *	                       +---------+----+-----------+----+
+ *	                       |  words  | ra | CFA words |kind|   CFA = sp or fp + 8 * CFA words
+ *	                       +---------+----+-----------+----+
+ *	                         x86_64: the return address is at CFA - 8, the caller's fp at CFA - 8 * words
+ *	                         (0: fp is still the caller's)
+ *	                         aarch64: the caller's fp is at CFA - 8 * words, the return address 8 above it; with ra
+ *	                         the return address is there, and fp is still the caller's; 0: both are in their registers
  *	UNWIND_WIDE            index into the span's wide[]
  *	UNWIND_PLT             CFA = sp + 8, and 8 more from this byte of the 16-byte entry on
  *	UNWIND_SIGNAL          the kernel's signal frame lies at sp
@@ -44,12 +48,13 @@ enum unwind_kind {
 	UNWIND_NONE,
 };
 
-#define UNWIND_KIND_MASK 7u
-#define UNWIND_CFA_SHIFT 3
-#define UNWIND_CFA_WORDS 0x1ffffu
-#define UNWIND_FP_SHIFT  20
-#define UNWIND_FP_WORDS  0xfffu
-#define UNWIND_ARG_SHIFT 3 /* of UNWIND_WIDE and UNWIND_PLT */
+#define UNWIND_KIND_MASK   7u
+#define UNWIND_CFA_SHIFT   3
+#define UNWIND_CFA_WORDS   0xffffu
+#define UNWIND_RA_ALONE    (1u << 19)
+#define UNWIND_WORDS_SHIFT 20
+#define UNWIND_WORDS       0xfffu
+#define UNWIND_ARG_SHIFT   3 /* of UNWIND_WIDE and UNWIND_PLT */
 
 struct unwind_row {
 	uint32_t pc; /* offset from the span's low; holds until the next row's */
@@ -70,6 +75,7 @@ struct unwind_wide {
 	int32_t cfa_offset;
 	int32_t cfa_add; /* only with cfa_deref */
 	int32_t fp_offset;
+	int32_t ra_offset; /* the return address is at CFA + this; 0: in its register */
 	uint8_t cfa_reg;   /* DWARF's number */
 	uint8_t cfa_deref; /* 1: load the word at register + offset */
 	uint8_t fp_how;    /* enum unwind_wide_fp */
@@ -85,16 +91,6 @@ struct unwind_wide {
 
 #define UNWIND_PAGE_SHIFT                                                                          \
   6 /* 64 bytes of code: a row or two to search; 256 took 14.5 ns a frame, this 12 */
-
-/*
- * The kernel's signal frame, seen by the return from the handler: sp points at a ucontext_t, which keeps the interrupted
- * stack pointer here.
- */
-#if defined(__x86_64__)
-#  define UNWIND_SIGNAL_SP (offsetof(ucontext_t, uc_mcontext.gregs) + REG_RSP * sizeof(greg_t))
-#else
-#  define UNWIND_SIGNAL_SP 0
-#endif
 
 /* The code of one module. All its arrays belong to the table's owner. */
 struct unwind_span {
@@ -112,13 +108,12 @@ struct unwind_span {
  * it at once: what a word says is true whoever wrote it. It belongs to one table and comes and goes with it, so that it
  * cannot outlive the rules.
  *
- *	63           30   29  28      17 16           0
- *	+--------------+-----+----------+--------------+
- *	| pc >> 13     | SP, | fp words |  CFA words   |   as in a rule; 0: empty, for there is no code in page 0
- *	|              | FP  |          |              |
- *	+--------------+-----+----------+--------------+
+ *	63              30  29  28    17  16  15        0
+ *	+-----------------+----+--------+----+-----------+
+ *	| pc >> 13 (or 15)| FP | words  | ra | CFA words |   as in a rule; 0: empty, for there is no code in page 0
+ *	+-----------------+----+--------+----+-----------+
  */
-#define UNWIND_CACHE_BITS 13 /* 64 KiB; 47 - 13 bits of pc and 30 of rule fill a word */
+#define UNWIND_CACHE_BITS 13 /* 64 KiB */
 
 struct unwind_table {
 	void (*release)(
@@ -144,8 +139,9 @@ extern const char *const unwind_end_names[UNWIND_END_COUNT];
 /* Where to start. Zero it, or fill it by unwind_regs_from(): members may be added. */
 struct unwind_regs {
 	uintptr_t pc, sp, fp;
+	uintptr_t lr; /* aarch64: x30, 0: unknown */
 	const greg_t *
-		all; /* every register as in ucontext_t, or NULL: only some rules of the first frame need them */
+		all; /* every register as at ARCH_UC_ALL, or NULL: only some rules of the first frame need them */
 };
 
 /* The stack to walk. Only words inside [low, high) are ever read. */

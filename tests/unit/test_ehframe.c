@@ -155,9 +155,9 @@ static const struct unwind_wide *wide_at(uint32_t pc)
 }
 
 #define SP(cfa, fp)                                                                                \
-  (UNWIND_SP | (cfa) / 8 << UNWIND_CFA_SHIFT | (uint32_t)(fp) / 8 << UNWIND_FP_SHIFT)
+  (UNWIND_SP | (cfa) / 8 << UNWIND_CFA_SHIFT | (uint32_t)(fp) / 8 << UNWIND_WORDS_SHIFT)
 #define FP(cfa, fp)                                                                                \
-  (UNWIND_FP | (cfa) / 8 << UNWIND_CFA_SHIFT | (uint32_t)(fp) / 8 << UNWIND_FP_SHIFT)
+  (UNWIND_FP | (cfa) / 8 << UNWIND_CFA_SHIFT | (uint32_t)(fp) / 8 << UNWIND_WORDS_SHIFT)
 
 static int fresh(void **state)
 {
@@ -328,16 +328,16 @@ static void frames_too_large_for_a_row_are_wide(void **state)
 {
 	(void)state;
 	fde(usual_cie(), 0, 0x100);
-	CODE_BYTES(ADVANCE(1), DEF_CFA_OFFSET, 0x88, 0x80, 0xc0, 0x00); /* 1 MiB + 8 */
-	CODE_BYTES(ADVANCE(1), DEF_CFA_OFFSET, 0xf8, 0xff, 0x3f);       /* 1 MiB - 8 */
-	CODE_BYTES(ADVANCE(1), 0x86, 0x80, 0x20); /* fp 32 KiB below the CFA */
-	CODE_BYTES(ADVANCE(1), 0x86, 0xff, 0x1f); /* and one word less */
+	CODE_BYTES(ADVANCE(1), DEF_CFA_OFFSET, 0x88, 0x80, 0x20); /* 512 KiB + 8 */
+	CODE_BYTES(ADVANCE(1), DEF_CFA_OFFSET, 0xf8, 0xff, 0x1f); /* 512 KiB - 8 */
+	CODE_BYTES(ADVANCE(1), 0x86, 0x80, 0x20);                 /* fp 32 KiB below the CFA */
+	CODE_BYTES(ADVANCE(1), 0x86, 0xff, 0x1f);                 /* and one word less */
 	end();
 	digest();
-	assert_int_equal(wide_at(1)->cfa_offset, (1 << 20) + 8);
-	assert_int_equal(rule_at(2), SP((1u << 20) - 8, 0));
+	assert_int_equal(wide_at(1)->cfa_offset, (512 << 10) + 8);
+	assert_int_equal(rule_at(2), SP((512u << 10) - 8, 0));
 	assert_int_equal(wide_at(3)->fp_offset, -32768);
-	assert_int_equal(rule_at(4), SP((1u << 20) - 8, 32760));
+	assert_int_equal(rule_at(4), SP((512u << 10) - 8, 32760));
 }
 
 static void plt_entries_have_their_rule(void **state)
