@@ -555,7 +555,7 @@ struct run {
 	struct state state;
 	uintptr_t at, end; /* the function's address reached so far, and its end */
 	uintptr_t data_base;
-	struct state kept[REMEMBER_MAX];
+	struct state *kept; /* room for REMEMBER_MAX, elsewhere: this here is cleared every time */
 	unsigned n_kept;
 };
 
@@ -805,7 +805,8 @@ static bool cie_augmentation(struct cie *cie, struct cursor *c, const uint8_t *l
 static bool cie_read(const struct ehframe_bytes *frames, uintptr_t address, uintptr_t data_base,
 		     struct cie *cie)
 {
-	struct run run = { .cie = cie, .data_base = data_base };
+	struct state kept[REMEMBER_MAX];
+	struct run run = { .cie = cie, .data_base = data_base, .kept = kept };
 	const uint8_t *letters;
 	uintptr_t id_address;
 	struct cursor c;
@@ -997,12 +998,14 @@ static int list_from_order(struct list *l, const struct ehframe_bytes *frames, u
 static void digest_fde(struct builder *b, const struct cie *cie, const struct fde *fde,
 		       uintptr_t end, uintptr_t data_base)
 {
+	struct state kept[REMEMBER_MAX];
 	struct run run = { .b = b,
 			   .cie = cie,
 			   .state = cie->initial,
 			   .at = fde->start,
 			   .end = end,
-			   .data_base = data_base };
+			   .data_base = data_base,
+			   .kept = kept };
 	struct cursor none = { 0 };
 
 	b->rows->counts.functions++;
