@@ -72,6 +72,7 @@ struct wait_place {
 	bool request;
 	/* owner stores, agent thread loads */
 	_Atomic uint64_t ns;
+	_Atomic uint64_t last; /* request_id that waited here last */
 };
 
 /*

@@ -22,7 +22,8 @@
 
 enum {
 	LIFE_THREADS = 4096,
-	LIFE_SIBLINGS = 64, /* a second function in the same place takes it over */
+	LIFE_SIBLINGS = 64, /* a second function in the same slot takes it over */
+	LIFE_PLACES = 1024, /* as well */
 	LIFE_LABELLED = 4   /* labelled requests told per window */
 };
 
@@ -34,8 +35,7 @@ struct seen {
 /* What a look has found out about one of a thread's places to wait at. */
 struct seen_place {
 	uint32_t stack, object; /* at the last look that found it waiting here */
-	request_id request;
-	uint64_t counted_ns; /* of the place's time */
+	uint64_t counted_ns;    /* of the place's time */
 };
 
 /* What the agent knows of a host thread, by the index of its record. */
@@ -53,9 +53,12 @@ struct known {
 	uint64_t counted_ns; /* a look's time: up to here it has been counted */
 	uint64_t counted_looks;
 	uint64_t counted_before_ns; /* of this wait, as windows closed */
-	uintptr_t caller;           /* with sp: its place; 0: not known */
+	uint64_t
+		unsure_ns; /* it began in this time before the first look that saw it: left to its place to say */
+	uintptr_t caller; /* with sp: its place; 0: not known */
 	uint32_t sp;
 
+	bool waited;          /* since the last window closed */
 	uint32_t places_seen; /* bit per place */
 	struct seen_place places[WAIT_PLACES];
 
@@ -67,6 +70,12 @@ struct known {
 struct sibling {
 	uintptr_t start;
 	uint32_t cpu_stack;
+};
+
+/* The stack seen last at a place, by what it has in common with other threads' places; direct-mapped. */
+struct place_stack {
+	uintptr_t caller, depth; /* depth: of the stack pointer below the stack's upper end */
+	uint32_t stack;
 };
 
 struct life {
@@ -83,6 +92,7 @@ struct life {
 	int pidfd;      /* of this process, to borrow the host's descriptors; -1: cannot */
 
 	struct sibling siblings[LIFE_SIBLINGS];
+	struct place_stack place_stacks[LIFE_PLACES];
 	uint64_t seq;
 	uint64_t window_ns, window_unix_ns; /* start of the one in the making */
 	uint64_t looked_ns, looks;          /* last look at the waits; looks so far */

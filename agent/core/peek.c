@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "agent/core/life.h"
+#include "agent/core/table.h"
 #include "agent/hook/real.h"
 #include "agent/hook/wait.h"
 
@@ -187,15 +188,15 @@ static void settle(struct life *l, struct known *k)
 	k->counted_looks = l->looks;
 }
 
-/* All that is not counted yet of a place goes to whom a look found there last. */
+/* All that is not counted yet of a place. */
 static void count_place(struct life *l, const struct thread *t, struct known *k, unsigned i,
-			uint64_t looks)
+			request_id request, uint64_t looks)
 {
 	struct seen_place *seen = &k->places[i];
 	uint64_t ns = atomic_load_explicit(&t->places[i].ns, memory_order_relaxed);
 
 	if (ns > seen->counted_ns) {
-		aggregate_sample(l->aggregate, &(struct sample){ .request = seen->request,
+		aggregate_sample(l->aggregate, &(struct sample){ .request = request,
 								 .stack = seen->stack,
 								 .thread = k->dict,
 								 .object = seen->object,
@@ -206,6 +207,16 @@ static void count_place(struct life *l, const struct thread *t, struct known *k,
 	}
 }
 
+/* Where the stack of a place is kept for other threads that may wait at the same one. */
+static struct place_stack *shared_place(struct life *l, const struct thread *t, uintptr_t caller,
+					uint32_t sp, struct place_stack *key)
+{
+	uintptr_t high = atomic_load_explicit(&t->stack_high, memory_order_relaxed);
+
+	*key = (struct place_stack){ .caller = caller, .depth = (uint32_t)high - sp };
+	return &l->place_stacks[table_mix(table_mix(0, caller), key->depth) % LIFE_PLACES];
+}
+
 /* The wait seen is over, and now its place's sum has it. */
 static void close_wait(struct life *l, struct thread *t, struct known *k)
 {
@@ -214,57 +225,71 @@ static void close_wait(struct life *l, struct thread *t, struct known *k)
 	};
 	const struct wait_place *place = k->caller ? wait_place(t, &like, false) : NULL;
 	unsigned i = place ? (unsigned)(place - t->places) : 0;
+	struct place_stack *common, key;
 
 	k->waits = false;
 	l->waiting -= k->request != 0;
 	if (!place) {
+		k->counted_ns -= k->unsure_ns;
 		settle(l, k);
 		return;
 	}
 	k->places_seen |= 1u << i;
 	k->places[i].stack = k->stack;
 	k->places[i].object = k->object;
-	k->places[i].request = k->request;
 	k->places[i].counted_ns += k->counted_before_ns;
-	count_place(l, t, k, i, l->looks - k->counted_looks);
+	common = shared_place(l, t, k->caller, k->sp, &key);
+	key.stack = k->stack;
+	*common = key;
+	count_place(l, t, k, i, k->request, l->looks - k->counted_looks);
 }
 
-/* A request that nobody remembers cannot take what is left; it stays for the next one. */
-static void count_places(struct life *l, const struct thread *t, struct known *k)
+/*
+ * The stack of a place that no look has found: another thread may have been seen at the same one. 0: not known, or an idle
+ * thread's. @last: what is known has to do.
+ */
+static uint32_t unseen_stack(struct life *l, const struct thread *t, const struct wait_place *p,
+			     bool last)
 {
-	for (unsigned i = 0; i < WAIT_PLACES; i++) {
-		struct seen_place *seen = &k->places[i];
-		uint64_t ns = atomic_load_explicit(&t->places[i].ns, memory_order_relaxed);
+	uintptr_t caller = atomic_load_explicit(&p->caller, memory_order_acquire);
+	const struct place_stack *common;
+	struct place_stack key;
 
-		if (!(k->places_seen & 1u << i))
-			continue;
-		if (!seen->request || aggregate_knows(l->aggregate, seen->request))
-			count_place(l, t, k, i, 0);
+	if (!caller || (!p->request && p->state != LOCK))
+		return 0;
+	common = shared_place(l, t, caller, p->sp, &key);
+	if (common->caller == key.caller && common->depth == key.depth)
+		return common->stack;
+	return last ? life_unsampled(l, caller - 1) : 0;
+}
+
+/*
+ * What no look has counted goes to the stack seen there last, and to the request that was there last. One that is not known
+ * (any more, or yet) cannot take it: then it stays for the next time. @last: there is none.
+ */
+static void count_places(struct life *l, const struct thread *t, struct known *k, bool last)
+{
+	life_thread(l, t);
+	k->waited = false;
+	for (unsigned i = 0; i < WAIT_PLACES; i++) {
+		const struct wait_place *p = &t->places[i];
+		struct seen_place *seen = &k->places[i];
+		uint64_t ns = atomic_load_explicit(&p->ns, memory_order_relaxed);
+		request_id request = atomic_load_explicit(&p->last, memory_order_relaxed);
+
+		if (!(k->places_seen & 1u << i) && ns)
+			seen->stack = unseen_stack(l, t, p, last);
+		if (seen->stack && (!request || aggregate_knows(l->aggregate, request)))
+			count_place(l, t, k, i, request, 0);
 		/* Much more counted than was: the host jumped out of a wait, which then has no part in the sum. */
 		if (seen->counted_ns > ns + DEBT_NS)
 			seen->counted_ns = ns;
-	}
-}
-
-/* Time of a thread that ended, waited for locks outside of any request where no look found it. */
-static void count_unseen_places(struct life *l, const struct thread *t, const struct known *k)
-{
-	for (unsigned i = 0; i < WAIT_PLACES; i++) {
-		const struct wait_place *p = &t->places[i];
-		uintptr_t caller = atomic_load_explicit(&p->caller, memory_order_acquire);
-		uint64_t ns = atomic_load_explicit(&p->ns, memory_order_relaxed);
-
-		if (caller && ns && p->state == LOCK && !p->request && !(k->places_seen & 1u << i))
-			aggregate_sample(l->aggregate,
-					 &(struct sample){ .stack = life_unsampled(l, caller - 1),
-							   .thread = life_thread(l, t),
-							   .state = p->state,
-							   .ns = ns });
+		k->waited |= ns > seen->counted_ns;
 	}
 }
 
 /* A wait that is new at this look, which l->looked_ns does not know yet. */
-static void open_wait(struct life *l, struct thread *t)
+static void open_wait(struct life *l, struct thread *t, uint64_t look_ns)
 {
 	struct known *k = &l->known[t->index];
 	struct wait_slot slot;
@@ -283,7 +308,8 @@ static void open_wait(struct life *l, struct thread *t)
 		k->request = slot.request;
 		k->state = slot.state;
 		k->sp = (uint32_t)slot.sp;
-		k->counted_ns = l->looked_ns;
+		k->unsure_ns = k->caller ? look_ns - l->looked_ns : 0;
+		k->counted_ns = l->looked_ns + k->unsure_ns;
 		k->counted_looks = l->looks;
 		k->counted_before_ns = 0;
 		k->waits = true;
@@ -293,7 +319,7 @@ static void open_wait(struct life *l, struct thread *t)
 }
 
 /* Something is new with @t. The order matters: what is new is taken after the number that tells of it is read. */
-static void look_at(struct life *l, struct thread *t, bool look)
+static void look_at(struct life *l, struct thread *t, uint64_t look_ns)
 {
 	struct known *k = &l->known[t->index];
 	struct seen *seen = &l->seen[t->index];
@@ -302,12 +328,13 @@ static void look_at(struct life *l, struct thread *t, bool look)
 	uint32_t seq = atomic_load_explicit(&t->wait.seq, memory_order_acquire);
 
 	if (seq != seen->seq || life != THREAD_LIVE) {
+		k->waited |= life != THREAD_FREE;
 		if (k->waits)
 			close_wait(l, t, k);
 		/* A wait is opened at a look only, for a look comes at a random moment; until then it stays news. */
 		seen->seq = seq & 1 ? 0 : seq;
-		if (look && life == THREAD_LIVE)
-			open_wait(l, t);
+		if (look_ns && life == THREAD_LIVE)
+			open_wait(l, t, look_ns);
 	}
 	if (news != seen->news || life == THREAD_ENDED) {
 		seen->news = news;
@@ -316,8 +343,8 @@ static void look_at(struct life *l, struct thread *t, bool look)
 	}
 	seen->life = life;
 	if (life == THREAD_ENDED) {
-		count_places(l, t, k);
-		count_unseen_places(l, t, k);
+		if (k->waited)
+			count_places(l, t, k, true);
 		drain_free(l, t);
 		*seen = (struct seen){ .life = THREAD_FREE };
 	}
@@ -340,7 +367,7 @@ void peek(struct life *l, uint64_t look_ns)
 		if (atomic_load_explicit(&t->life, memory_order_relaxed) != seen->life ||
 		    atomic_load_explicit(&t->news, memory_order_relaxed) != seen->news ||
 		    atomic_load_explicit(&t->wait.seq, memory_order_relaxed) != seen->seq)
-			look_at(l, t, look_ns != 0);
+			look_at(l, t, look_ns);
 	}
 	if (look_ns) {
 		l->looked_ns = look_ns;
@@ -357,7 +384,7 @@ void peek_settle(struct life *l)
 
 		if (k->waits)
 			settle(l, k);
-		if (k->places_seen)
-			count_places(l, pool_at(&shared->threads, i), k);
+		if (k->waited)
+			count_places(l, pool_at(&shared->threads, i), k, false);
 	}
 }

@@ -120,10 +120,12 @@ static void count_at_place(const struct wait *w, uint64_t waited_ns)
 					 .request = w->t->wait.request != 0 };
 	struct wait_place *p = wait_place(w->t, &like, true);
 
-	if (p)
-		atomic_store_explicit(
-			&p->ns, atomic_load_explicit(&p->ns, memory_order_relaxed) + waited_ns,
-			memory_order_relaxed);
+	if (!p)
+		return;
+	atomic_store_explicit(&p->ns,
+			      atomic_load_explicit(&p->ns, memory_order_relaxed) + waited_ns,
+			      memory_order_relaxed);
+	atomic_store_explicit(&p->last, w->t->wait.request, memory_order_relaxed);
 }
 
 uint64_t wait_end(struct wait *w)
