@@ -198,11 +198,10 @@ static void say_rates(struct doctor *d, const json_t *process, const json_t *ove
 			   "%" PRIu64 " samples a second of CPU, %" PRIu64
 			   " looks at waits, as asked for",
 			   hz, look_hz);
-	doctor_say(
-		d, DOCTOR_FACT, "budget", NULL,
-		"%s of the CPU time of the process for sampling (SONDE_BUDGET), or 0.2 %% of one "
-		"core",
-		units_percent((double)budget / 1000).text);
+	doctor_say(d, DOCTOR_FACT, "budget", NULL,
+		   "sampling may take %s of the CPU time of the process, or of one core "
+		   "(SONDE_BUDGET)",
+		   units_percent((double)budget / 1000).text);
 }
 
 static void say_part(const char *name, uint64_t ns, uint64_t process_ns, const char *what)
@@ -216,7 +215,7 @@ static bool hooks_over_budget(const json_t *process, const json_t *overhead)
 	uint64_t hooks = number(overhead, "hooks_ns");
 
 	return hooks / 1000000 * number(process, "hz") >= INSIDE_SAMPLES_LEAST * 1000 &&
-	       hooks > number(overhead, "wall_ns") / 500 &&
+	       hooks > number(overhead, "wall_ns") / 1000 * number(overhead, "budget_permille") &&
 	       hooks > number(overhead, "process_cpu_ns") / 1000 *
 			       number(overhead, "budget_permille");
 }

@@ -6,10 +6,9 @@
 
 static uint64_t allowance(uint32_t permille, const struct budget_window *w)
 {
-	uint64_t share = w->process_cpu_ns / 1000 * permille;
-	uint64_t floor = w->wall_ns / 1000000 * BUDGET_FLOOR_PPM;
+	uint64_t of_ns = w->process_cpu_ns > w->wall_ns ? w->process_cpu_ns : w->wall_ns;
 
-	return share > floor ? share : floor;
+	return of_ns / 1000 * permille;
 }
 
 bool budget_close(struct budget *b, const struct budget_window *w)

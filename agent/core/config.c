@@ -73,7 +73,7 @@ static const struct row table[] = {
 	{ "ROUTES",      NUMBER, "", .value = 200, .low = 1, .high = 4000, AT(routes),
 	  .help = "routes told apart; the rest is (other)" },
 	{ "BUDGET",      NUMBER, "permille", .value = 5, .low = 1, .high = 1000, AT(budget_permille),
-	  .help = "share of the process's CPU time that sampling may take before its rates drop" },
+	  .help = "of the process's CPU time, or of a core: sampling takes no more, its rates drop" },
 	{ "HTTP",        FLAG, "", .value = 1, AT(http), .help = "find HTTP/1 requests on sockets" },
 	{ "LOCKS",       FLAG, "", .value = 1, AT(locks), .help = "time waits for locks" },
 	{ "TIMESTAMPS",  FLAG, "", .value = 1, AT(timestamps),

@@ -80,7 +80,7 @@ export function overheadText({ overhead, hz }: Process): string {
 /** Whether wrapped calls, which no lower rate makes cheaper, take more than the budget: by more than a few samples' word. */
 export function overBudget({ overhead, hz }: Pick<Process, "overhead" | "hz">): boolean {
 	const { hooks_ns: hooks = 0, wall_ns: wall = 0, process_cpu_ns: process = 0, budget_permille: budget = 0 } = overhead;
-	return budget > 0 && (hooks * hz) / 1e9 >= 20 && hooks > wall / 500 && hooks * 1000 > process * budget;
+	return budget > 0 && (hooks * hz) / 1e9 >= 20 && hooks * 1000 > Math.max(wall, process) * budget;
 }
 
 function processTable(props: HeaderProps, handlers: HeaderHandlers): HTMLElement {
