@@ -445,7 +445,8 @@ UNWIND_RAW static unsigned walk(struct unwind_table *table, const struct unwind_
 	const struct unwind_span *span = NULL;
 	uintptr_t pc = regs->pc;
 	struct view v;
-	unsigned n = 1;
+	unsigned n = 1, interrupted = 0; /* the last frame whose registers are all known */
+	const greg_t *interrupted_all = regs->all;
 
 	pcs[0] = pc;
 	if (!view_init(&v, stack, f.sp, end))
@@ -467,8 +468,10 @@ UNWIND_RAW static unsigned walk(struct unwind_table *table, const struct unwind_
 				struct frame rare = f;
 				struct frame_at rare_at = { 0, 0 };
 				uintptr_t rare_pc = pc;
-				const struct callee callee = { n > 1 ? pcs[n - 2] : 0,
-							       n == 2 ? regs->all : NULL };
+				const struct callee callee = {
+					n > 1 ? pcs[n - 2] : 0,
+					n == interrupted + 2 ? interrupted_all : NULL,
+				};
 				enum rare how = rare_apply(span, rule, &callee, &v, &rare, &rare_pc,
 							   &rare_at, end);
 
@@ -480,6 +483,8 @@ UNWIND_RAW static unsigned walk(struct unwind_table *table, const struct unwind_
 					goto ra;
 				f = rare;
 				pc = rare_pc;
+				interrupted = n;
+				interrupted_all = f.all;
 				goto caller;
 			}
 			word = cache_rule(rule);

@@ -229,7 +229,7 @@ static bool is_before_context(struct target *t, const struct place *p)
 static bool is_jumping(struct target *t, const struct place *p)
 {
 	(void)t;
-	return !p->at && is_in(p->pc, jumping);
+	return is_in(p->pc, jumping);
 }
 
 static bool is_switching(struct target *t, const struct place *p)

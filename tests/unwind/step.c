@@ -163,6 +163,14 @@ static bool maps_changed(const struct user_regs_struct *before,
 	return after->rcx == after->rip && after->rip - before->rip == 2;
 }
 
+/* Was the signal handled, and not ignored? Its frame is large, or on another stack; and no other instruction jumps, too. */
+static bool is_delivery(const struct user_regs_struct *before, const struct user_regs_struct *after)
+{
+	return after->rip - before->rip > 15 &&
+	       (target_region(&target, before->rsp) != target_region(&target, after->rsp) ||
+		(before->rsp > after->rsp && before->rsp - after->rsp > 500));
+}
+
 static void step(struct thread *t)
 {
 	if (inject_every && !t->signal && verdict.compared % inject_every == inject_every - 1)
@@ -182,7 +190,7 @@ static void stepped(struct thread *t)
 	target_copy(&target, now.rsp);
 	if (t->begun)
 		shadow_step(t->shadow, &target, &t->regs, &now,
-			    t->signal && now.rsp != t->regs.rsp && now.rip != t->regs.rip);
+			    t->signal && is_delivery(&t->regs, &now));
 	t->signal = 0;
 	/* a string instruction stops at each of its rounds */
 	if (!t->begun || now.rip != t->regs.rip || now.rsp != t->regs.rsp)
