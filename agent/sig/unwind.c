@@ -43,6 +43,7 @@ static struct {
 		unsigned drained; /* bit per reader counter seen at zero since it was taken down */
 	} retired[UNWIND_RETIRED_MAX];
 	unsigned n_retired;
+	struct unwind_table *inherited; /* a fork's parent made it: never released */
 } handover;
 
 unsigned unwind_reclaim(void)
@@ -77,7 +78,7 @@ int unwind_publish(struct unwind_table *table)
 		for (unsigned i = 0; i < 1u << UNWIND_CACHE_BITS; i++)
 			atomic_store_explicit(&table->cache[i], 0, memory_order_relaxed);
 	old = atomic_exchange_explicit(&handover.table, table, memory_order_seq_cst);
-	if (old) {
+	if (old && old != handover.inherited) {
 		handover.retired[handover.n_retired].table = old;
 		handover.retired[handover.n_retired++].drained = 0;
 		unwind_reclaim();
@@ -89,6 +90,8 @@ void unwind_after_fork(void)
 {
 	for (unsigned i = 0; i < 2; i++)
 		atomic_store_explicit(&handover.reader[i].walks, 0, memory_order_relaxed);
+	handover.n_retired = 0;
+	handover.inherited = atomic_load_explicit(&handover.table, memory_order_relaxed);
 }
 
 /* ---- Registers ---- */

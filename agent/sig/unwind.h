@@ -190,7 +190,8 @@ unsigned unwind_reclaim(void);
 
 /**
  * In the child after fork(): forget walks of threads that exist no more. Without it a thread that was walking while
- * another forked would pin the child's tables forever.
+ * another forked would pin the child's tables forever. And leave the parent's tables alone, for good: its publishing
+ * thread may have been in the middle of releasing them, or what they share.
  *
  * Context: the child's only thread, not inside a walk.
  */

@@ -173,7 +173,9 @@ int main(int argc, char **argv)
 	start_ns = storm_clock_ns();
 	for (uintptr_t i = 0; i < MAKERS; i++)
 		MUST_0(pthread_create(&threads[i], NULL, makes, (void *)(i + 1)));
-	usleep(500000);
+	/* by then all pools and caches have been used as far as they go */
+	while (storm_clock_ns() < start_ns + (storm_until_ns - start_ns) / 2)
+		usleep(10000);
 	before = kib("VmRSS:");
 	for (int i = 0; i < MAKERS; i++) {
 		void *value;

@@ -753,6 +753,9 @@ static void a_table_lives_as_long_as_a_walk_with_it(void **state)
 	munmap(trap_page, 4096);
 }
 
+static struct unwind_table *pinned[UNWIND_RETIRED_MAX + 6];
+static unsigned n_pinned;
+
 static void on_fault_fill(int sig, siginfo_t *info, void *context)
 {
 	int err = 0;
@@ -764,6 +767,8 @@ static void on_fault_fill(int sig, siginfo_t *info, void *context)
 		err = unwind_publish(table);
 		if (err)
 			table->release(table);
+		else
+			pinned[n_pinned++] = table;
 	}
 	released_during_walk = err;
 	mprotect(trap_page, 4096, PROT_READ | PROT_WRITE);
@@ -783,16 +788,42 @@ static void a_stuck_walk_pins_a_bounded_number_of_tables(void **state)
 	trap_page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	s = (struct unwind_stack){ (uintptr_t)trap_page, (uintptr_t)trap_page + 4096, NULL, 0, 0 };
 	regs.sp = s.low;
-	assert_int_equal(unwind_publish(counted_create(&released)), 0);
+	pinned[n_pinned++] = counted_create(&released);
+	assert_int_equal(unwind_publish(pinned[0]), 0);
 	assert_int_equal(sigaction(SIGSEGV, &action, &old), 0);
 	w.n = unwind_walk(&regs, &s, w.pcs, DEPTH_MAX, &w.end);
 	sigaction(SIGSEGV, &old, NULL);
 	assert_int_equal(released_during_walk, -EBUSY);
 	unwind_after_fork();
-	unwind_reclaim();
 	assert_int_equal(unwind_reclaim(), 0);
 	assert_int_equal(unwind_publish(NULL), 0);
+	unwind_after_fork(); /* forget them: nobody else frees them now */
+	for (; n_pinned; n_pinned--)
+		pinned[n_pinned - 1]->release(pinned[n_pinned - 1]);
 	munmap(trap_page, 4096);
+}
+
+/* The parent's thread may have been about to release them, or have just done so: malloc aborted one child in 10,000. */
+static void a_forks_child_releases_no_table_of_its_parents(void **state)
+{
+	struct unwind_table *parents, *own;
+
+	(void)state;
+	released = 0;
+	parents = counted_create(&released);
+	assert_int_equal(unwind_publish(parents), 0);
+	unwind_after_fork();
+	own = counted_create(&released);
+	assert_int_equal(unwind_publish(own), 0);
+	unwind_reclaim();
+	assert_int_equal(unwind_reclaim(), 0);
+	assert_int_equal(released, 0);
+	assert_int_equal(unwind_publish(NULL), 0);
+	unwind_reclaim();
+	assert_int_equal(unwind_reclaim(), 0);
+	assert_int_equal(released, 1);
+	unwind_after_fork(); /* forget it */
+	parents->release(parents);
 }
 
 static atomic_int stop;
@@ -1107,6 +1138,7 @@ int main(void)
 		/* these publish tables of their own: last */
 		cmocka_unit_test(a_table_lives_as_long_as_a_walk_with_it),
 		cmocka_unit_test(a_stuck_walk_pins_a_bounded_number_of_tables),
+		cmocka_unit_test(a_forks_child_releases_no_table_of_its_parents),
 		cmocka_unit_test(tables_change_under_walking_threads),
 		cmocka_unit_test(rules_of_callers_are_remembered),
 		cmocka_unit_test(a_remembered_rule_is_of_exactly_its_pc),
