@@ -113,7 +113,7 @@ static int read_status(pid_t pid, struct status *out)
 /* Returns false when the agent is surely off: then nobody has anything to tell. */
 static bool say_state(struct doctor *d, pid_t pid)
 {
-	struct status status;
+	struct status status = { 0 };
 	int err = read_status(pid, &status);
 
 	if (err == -ENOENT)
