@@ -49,8 +49,10 @@ static void walk_garbage(const struct ehframe_rows *r, uintptr_t code, const uin
 				      r->n_rows, r->n_wide,         r->n_bx, r->bx };
 	FUZZ_CHECK(unwind_publish(table) == 0);
 	for (uint32_t pc = 0; pc < CODE_BYTES; pc += 977) {
-		struct unwind_regs regs = { code + pc, (uintptr_t)words + pc % 1024,
-					    (uintptr_t)words + pc % 900, all };
+		struct unwind_regs regs = { .pc = code + pc,
+					    .sp = (uintptr_t)words + pc % 1024,
+					    .fp = (uintptr_t)words + pc % 900,
+					    .all = all };
 		unsigned n;
 
 		for (size_t i = 0; i < 128; i++) {
