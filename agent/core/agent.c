@@ -775,22 +775,24 @@ void agent_settle(void)
 	errno = saved;
 }
 
-void agent_retire(const char *why)
+bool agent_retire(const char *why)
 {
 	struct timespec until;
 	int saved = errno, state;
+	bool on;
 
 	if (atomic_exchange_explicit(&retired, true, memory_order_acq_rel))
-		return;
+		return false;
 	children_forbid();
 	if (!shared)
-		return;
+		return false;
 	say(why);
 	status_is("off");
 	conn_unstamp_all();
 	atomic_store_explicit(&shared->unstamped, 1, memory_order_relaxed);
-	if (atomic_exchange_explicit(&shared->life, AGENT_DISABLED, memory_order_acq_rel) ==
-	    AGENT_ON) {
+	on = atomic_exchange_explicit(&shared->life, AGENT_DISABLED, memory_order_acq_rel) ==
+	     AGENT_ON;
+	if (on) {
 		thread_retire();
 		retired_why = why;
 		atomic_store_explicit(&shared->retiring, 1, memory_order_release);
@@ -804,6 +806,7 @@ void agent_retire(const char *why)
 		thread_retire(); /* who was just registering */
 	}
 	errno = saved;
+	return on;
 }
 
 void agent_boot(char *const *envp)

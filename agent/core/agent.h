@@ -25,8 +25,9 @@ void agent_settle(void);
 
 /**
  * For good, in this process and its children: timers, stamps and the agent's thread go, and with them every system call of
- * ours. Waits for that at most a second. @why is told to the collector. Context: hook.
+ * ours. Waits for that at most a second. @why is told to the collector. Context: hook; keeps errno.
+ * Returns whether it was on.
  */
-void agent_retire(const char *why);
+bool agent_retire(const char *why);
 
 #endif

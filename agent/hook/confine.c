@@ -30,11 +30,15 @@ EXPORT int chroot(const char *path)
 /* Those who only ask whether the kernel knows filters give it no program. */
 static void before_filter(unsigned long mode, unsigned long flags, unsigned long program)
 {
+	/* For a thread that has lost the processor in the middle of a call of ours: the filter is for that one, too. */
+	static const struct timespec grace = { .tv_nsec = 20000000 };
 	bool strict = mode == SECCOMP_SET_MODE_STRICT && !flags && !program;
 
-	if ((strict || (mode == SECCOMP_SET_MODE_FILTER && program)) && !tls.in_vfork)
-		agent_retire("this program installs a seccomp filter: "
-			     "the agent is off from here on");
+	if ((!strict && (mode != SECCOMP_SET_MODE_FILTER || !program)) || tls.in_vfork)
+		return;
+	if (agent_retire("this program installs a seccomp filter: the agent is off from here on") &&
+	    flags & SECCOMP_FILTER_FLAG_TSYNC)
+		syscall(SYS_nanosleep, &grace, NULL);
 }
 
 static void before_prctl(unsigned long option, unsigned long mode, unsigned long program)

@@ -170,9 +170,13 @@ void thread_timer_stop(struct thread *t)
 /* A fresh record: whatever its last user left is gone, but for its rings, which the agent has emptied. */
 static struct thread *thread_new(pid_t tid)
 {
-	uint32_t index = pool_take(&shared->threads);
 	struct thread *t;
+	uint32_t index;
 
+	/* Retired: a record that its owner does not know to be gone must not come to life again. */
+	if (atomic_load_explicit(&shared->life, memory_order_acquire) != AGENT_ON)
+		return NULL;
+	index = pool_take(&shared->threads);
 	if (index == POOL_NONE) {
 		drop(DROP_THREADS);
 		return NULL;
@@ -362,7 +366,7 @@ static void *trampoline(void *argument)
 
 	tls.blocks = start->blocks;
 	pool_give(&shared->starts, pool_index(&shared->starts, start));
-	if (!tls.self)
+	if (!tls.self && atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_ON)
 		register_with_stack(bytes, (uintptr_t)function);
 	return function(value);
 }

@@ -30,7 +30,7 @@ while more := len(right.recv(4096)):
 thread.join()
 print(got, subprocess.run(['/bin/echo', 'hi'], capture_output=True).stdout, len(os.listdir('/usr')))
 """
-PROGRAMS = {"ls": ["ls", "-l", "/usr/lib"], "python": [PYTHON, "-c", PROGRAM], "calls": [CALLS]}
+PROGRAMS = {"ls": ["ls", "-l", tap.ROOT / "tests/unit"], "python": [PYTHON, "-c", PROGRAM], "calls": [CALLS]}
 # x86_64 numbers of what the agent asks of the kernel, and a program may not.
 NUMBERS = {
     "timer_create": 222, "timer_settime": 223, "timer_delete": 226, "process_vm_readv": 310, "pidfd_open": 434, "pidfd_getfd": 438,

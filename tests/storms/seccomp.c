@@ -34,7 +34,7 @@ static const int allowed[] = { SYS_read, SYS_write, SYS_close, SYS_sendto, SYS_r
 			       SYS_clone3, SYS_set_robust_list, SYS_rseq, SYS_rt_sigprocmask,
 			       SYS_rt_sigreturn,
 			       /* children */
-			       SYS_wait4, SYS_gettid,
+			       SYS_wait4,
 			       /* note() of what went wrong; the clock where there is no vdso */
 			       SYS_clock_gettime };
 
