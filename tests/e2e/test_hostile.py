@@ -171,7 +171,10 @@ def when_a_step_of_the_start_fails_the_program_runs_on():
 @tap.test
 def disabled_it_is_not_there():
     for command in PROGRAMS.values():
-        assert outcome(command, preloaded(SONDE_DISABLE="1", SONDE_LOG="1")) == outcome(command, environment()), command
+        without = outcome(command, environment())
+        assert outcome(command, preloaded(SONDE_DISABLE="1")) == without, command
+        loud = outcome(command, preloaded(SONDE_DISABLE="1", SONDE_LOG="1"))
+        assert loud[:2] == without[:2] and set(loud[2].splitlines()) == {b"sonde: SONDE_DISABLE is set"}, loud
 
 
 if __name__ == "__main__":
