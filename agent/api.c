@@ -33,8 +33,8 @@ EXPORT sonde_request sonde_agent_begin(const char *route, uint64_t arrival_ns)
 	if (id) {
 		struct request *r = request_get(id);
 
-		r->named = true;
-		copy_text(r->route, route, sizeof r->route);
+		copy_text(r->head.path, route, sizeof r->head.path);
+		r->named = NAMED_IN_HEAD;
 		request_start(t, id, now);
 	}
 	errno = saved;
@@ -96,9 +96,15 @@ EXPORT void sonde_agent_route(const char *route)
 	struct thread *t = hook_entered();
 	struct request *r = t ? request_get(thread_current(t)) : NULL;
 
-	if (r && route) {
-		copy_text(r->route, route, sizeof r->route);
-		r->named = true;
+	struct told *told;
+
+	if (!r || !route)
+		return;
+	if (r->named == NAMED_IN_HEAD) {
+		copy_text(r->head.path, route, sizeof r->head.path);
+	} else if ((told = request_tell(r)) != NULL) {
+		copy_text(told->name, route, sizeof told->name);
+		r->named = NAMED_APART;
 	}
 }
 
@@ -106,6 +112,7 @@ EXPORT void sonde_agent_label(const char *key, const char *value)
 {
 	struct thread *t = hook_entered();
 	struct request *r = t ? request_get(thread_current(t)) : NULL;
+	struct told *told;
 	uint8_t n;
 
 	if (!r || !key)
@@ -115,8 +122,11 @@ EXPORT void sonde_agent_label(const char *key, const char *value)
 		drop(DROP_MARKS);
 		return;
 	}
-	copy_text(r->label_key[n], key, LABEL_KEY_BYTES);
-	copy_text(r->label_value[n], value, LABEL_VALUE_BYTES);
+	told = request_tell(r);
+	if (!told)
+		return;
+	copy_text(told->label_key[n], key, LABEL_KEY_BYTES);
+	copy_text(told->label_value[n], value, LABEL_VALUE_BYTES);
 	atomic_store_explicit(&r->labels, (uint8_t)(n + 1), memory_order_release);
 }
 

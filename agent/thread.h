@@ -230,7 +230,7 @@ struct shared {
 
 	_Atomic uint32_t serving; /* 1 once there was a request */
 
-	struct pool threads, requests, connections, starts;
+	struct pool threads, requests, told, connections, starts;
 	_Atomic uint64_t drops[DROPS];
 	struct {
 		_Atomic uint64_t tokens_at_ns;

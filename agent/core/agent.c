@@ -138,7 +138,7 @@ static uint32_t power_of_two(uint32_t n)
 
 /* Where the pools' elements lie: the same in every fork's child. */
 static struct {
-	void *threads, *requests, *connections, *starts, *rings, *ended_rings, *shared;
+	void *threads, *requests, *told, *connections, *starts, *rings, *ended_rings, *shared;
 } memory;
 
 /* Returns NULL, or why not. */
@@ -151,6 +151,7 @@ static const char *map_all(void)
 	} parts[] = {
 		{ &memory.threads, LIFE_THREADS * sizeof(struct thread) },
 		{ &memory.requests, config.requests * sizeof(struct request) },
+		{ &memory.told, TOLD_SLOTS * sizeof(struct told) },
 		{ &memory.connections, config.connections * sizeof(struct conn) },
 		{ &memory.starts, (size_t)START_SLOTS * 64 },
 		{ &memory.rings, (size_t)LIFE_THREADS * ring },
@@ -287,8 +288,10 @@ static void measure_memory(struct life *l, uint64_t *bytes, uint64_t *max)
 	max[SONDE__MEMORY_PART__MEMORY_THREADS] =
 		pool_bytes_max(&shared->threads) +
 		(uint64_t)LIFE_THREADS * (thread_setup.ring_bytes + ENDED_RING_BYTES);
-	bytes[SONDE__MEMORY_PART__MEMORY_REQUESTS] = pool_bytes(&shared->requests);
-	max[SONDE__MEMORY_PART__MEMORY_REQUESTS] = pool_bytes_max(&shared->requests);
+	bytes[SONDE__MEMORY_PART__MEMORY_REQUESTS] =
+		pool_bytes(&shared->requests) + pool_bytes(&shared->told);
+	max[SONDE__MEMORY_PART__MEMORY_REQUESTS] =
+		pool_bytes_max(&shared->requests) + pool_bytes_max(&shared->told);
 	bytes[SONDE__MEMORY_PART__MEMORY_CONNECTIONS] = pool_bytes(&shared->connections);
 	max[SONDE__MEMORY_PART__MEMORY_CONNECTIONS] = pool_bytes_max(&shared->connections);
 	bytes[SONDE__MEMORY_PART__MEMORY_TABLES] = modules_memory_bytes(l->modules);
@@ -707,6 +710,7 @@ bool agent_begin(void)
 	shared->pid = getpid();
 	pool_init(&shared->threads, memory.threads, LIFE_THREADS, sizeof(struct thread));
 	pool_init(&shared->requests, memory.requests, config.requests, sizeof(struct request));
+	pool_init(&shared->told, memory.told, TOLD_SLOTS, sizeof(struct told));
 	pool_init(&shared->connections, memory.connections, config.connections,
 		  sizeof(struct conn));
 	pool_init(&shared->starts, memory.starts, START_SLOTS, 64);

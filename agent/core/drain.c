@@ -197,8 +197,9 @@ static uint32_t route_of(struct life *l, bool named, const char *method, const c
 uint32_t life_route(struct life *l, const struct request *r)
 {
 	/* one in progress must not make a route: a 404 does not */
-	uint32_t id = r->named ? route_of(l, true, NULL, r->route, 0)
-			       : route_of(l, false, r->head.method, r->head.path, 404);
+	const char *name = request_name(r);
+	uint32_t id = name ? route_of(l, true, NULL, name, 0)
+			   : route_of(l, false, r->head.method, r->head.path, 404);
 
 	return id == ROUTE_UNMATCHED ? 0 : id;
 }
@@ -294,6 +295,7 @@ static void drain_slots(struct life *l, uint32_t first)
 
 		ended_write((struct ended_record *)(void *)record, r, id);
 		drain_request(l, (const struct ended_record *)(const void *)record);
+		request_clear(r);
 		atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
 		last = index;
 		index = atomic_load_explicit(&r->link.next, memory_order_relaxed);

@@ -28,6 +28,8 @@ static char *put(char *to, const char *text, size_t room)
 uint32_t ended_write(struct ended_record *to, const struct request *r, request_id id)
 {
 	unsigned labels = atomic_load_explicit(&r->labels, memory_order_relaxed), states = 0, n = 0;
+	const struct told *told = request_told(r);
+	const char *name = request_name(r);
 	char *text;
 	uint32_t len;
 
@@ -44,14 +46,13 @@ uint32_t ended_write(struct ended_record *to, const struct request *r, request_i
 	to->states = (uint8_t)states;
 	to->event_state = (uint8_t)(r->was_parked ? longest(r->event_wait_ns) : IO);
 	to->failed = r->failed;
-	to->named = r->named;
-	to->labels = (uint8_t)labels;
+	to->named = name != NULL;
+	to->labels = (uint8_t)(told ? labels : 0);
 	text = put((char *)&to->ledger_ns[n], r->head.method, sizeof r->head.method);
-	text = r->named ? put(text, r->route, sizeof r->route)
-			: put(text, r->head.path, sizeof r->head.path);
-	for (unsigned i = 0; i < labels; i++) {
-		text = put(text, r->label_key[i], LABEL_KEY_BYTES);
-		text = put(text, r->label_value[i], LABEL_VALUE_BYTES);
+	text = put(text, name ? name : r->head.path, REQUEST_NAME_BYTES);
+	for (unsigned i = 0; i < to->labels; i++) {
+		text = put(text, told->label_key[i], LABEL_KEY_BYTES);
+		text = put(text, told->label_value[i], LABEL_VALUE_BYTES);
 	}
 	len = (uint32_t)(text - (char *)to + 7) / 8 * 8;
 	to->record = (struct ring_record){ .len = len, .kind = RECORD_ENDED };

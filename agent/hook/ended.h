@@ -15,6 +15,8 @@ enum {
 	RECORD_ENDED = 1
 };
 
+_Static_assert((int)REQUEST_NAME_BYTES == (int)HTTP_PATH_MAX, "a name lies where a path does");
+
 struct ended_record {
 	struct ring_record record;
 	request_id id;

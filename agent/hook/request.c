@@ -210,7 +210,8 @@ request_id request_open(struct thread *t, uint64_t arrival_ns)
 	r->arrival_ns = r->accounted_ns = arrival_ns;
 	r->thread = 0;
 	r->parked = true;
-	r->was_parked = r->detached = r->pipelined = r->failed = r->named = false;
+	r->was_parked = r->detached = r->pipelined = r->failed = false;
+	r->named = NOT_NAMED;
 	r->status = 0;
 	r->head.method[0] = r->head.path[0] = '\0';
 	atomic_store_explicit(&r->labels, 0, memory_order_relaxed);
@@ -351,6 +352,38 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 	return r ? id : 0;
 }
 
+const struct told *request_told(const struct request *r)
+{
+	uint32_t index = atomic_load_explicit(&r->told, memory_order_acquire);
+
+	return index ? pool_at(&shared->told, index) : NULL;
+}
+
+struct told *request_tell(struct request *r)
+{
+	uint32_t index = atomic_load_explicit(&r->told, memory_order_relaxed);
+
+	if (!index) {
+		index = pool_take(&shared->told);
+		if (index == POOL_NONE) {
+			drop(DROP_MARKS);
+			return NULL;
+		}
+		atomic_store_explicit(&r->told, index, memory_order_release);
+	}
+	return pool_at(&shared->told, index);
+}
+
+void request_clear(struct request *r)
+{
+	uint32_t index = atomic_load_explicit(&r->told, memory_order_relaxed);
+
+	if (likely(!index))
+		return;
+	atomic_store_explicit(&r->told, 0, memory_order_relaxed);
+	pool_give(&shared->told, index);
+}
+
 /* A slot that was just used is warm: the thread keeps one for its next request. */
 static void give_back(struct thread *t, uint32_t index)
 {
@@ -427,6 +460,8 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 	r->status = status;
 	r->failed = failed;
 	told = tell(t, r, id);
+	if (told)
+		request_clear(r);
 	atomic_store_explicit(&r->life, told ? REQUEST_FREE : REQUEST_DONE, memory_order_release);
 	unlock(r);
 	if (told)
@@ -443,6 +478,7 @@ void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
 	if (!r)
 		return;
 	unpark(r);
+	request_clear(r);
 	atomic_store_explicit(&r->life, REQUEST_FREE, memory_order_release);
 	unlock(r);
 	pool_give(&shared->requests, (uint32_t)id);

@@ -59,8 +59,9 @@ struct request {
 	bool detached;
 	bool pipelined; /* read, but behind another one of its connection */
 	bool failed;
-	bool named; /* route[] was given by the host */
+	uint8_t named; /* enum named */
 	_Atomic uint8_t labels;
+	_Atomic uint32_t told; /* index of what the host told about it, 0: nothing */
 	uint64_t arrival_ns;
 	uint64_t accounted_ns;
 	uint64_t end_ns;
@@ -72,11 +73,42 @@ struct request {
 	uint64_t parked_runq_ns; /* likewise, its run-queue delay in event waits */
 	uint64_t event_wait_ns
 		[SLICE_WAITS]; /* parked time by state: what EVENT_WAIT samples become */
+};
 
-	char route[REQUEST_NAME_BYTES];
+/* Where the name is that the host gave. */
+enum named {
+	NOT_NAMED,
+	NAMED_IN_HEAD, /* it began by the API: in the place of a path */
+	NAMED_APART    /* it is an HTTP request, with a path of its own */
+};
+
+/* What the host told about a request by the API: few do, so these have a pool of their own. */
+struct told {
+	struct pool_link link;
+	char name[REQUEST_NAME_BYTES];
 	char label_key[REQUEST_LABELS][LABEL_KEY_BYTES];
 	char label_value[REQUEST_LABELS][LABEL_VALUE_BYTES];
 };
+enum {
+	TOLD_SLOTS = 512
+};
+
+/** What was told about @r, or NULL. */
+const struct told *request_told(const struct request *r);
+
+/** A place for what is told about @r, or NULL when all are taken (counted). */
+struct told *request_tell(struct request *r);
+
+/** The name that the host gave @r, or NULL. */
+static inline const char *request_name(const struct request *r)
+{
+	const struct told *told = r->named == NAMED_APART ? request_told(r) : NULL;
+
+	return told ? told->name : r->named == NAMED_IN_HEAD ? r->head.path : NULL;
+}
+
+/** The slot of @r, which is nobody's now, is about to go back: what was told about it does. */
+void request_clear(struct request *r);
 
 /** The active request called @id, or NULL when it has ended. */
 struct request *request_get(request_id id);

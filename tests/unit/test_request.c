@@ -22,6 +22,7 @@ enum {
 
 static struct shared memory;
 static struct request requests[REQUESTS];
+static struct told told[2];
 static struct thread threads[3];
 
 static int fresh(void **state)
@@ -33,6 +34,7 @@ static int fresh(void **state)
 	shared = &memory;
 	memory.runq.tokens_at_ns = UINT64_MAX / 2; /* no reading of schedstat: time is made up */
 	pool_init(&memory.requests, requests, REQUESTS, sizeof *requests);
+	pool_init(&memory.told, told, 2, sizeof *told);
 	pool_init(&memory.threads, threads, 3, sizeof *threads);
 	for (uint32_t i = 0; i < 3; i++) {
 		threads[i].index = i + 1;
@@ -298,8 +300,8 @@ static void an_ended_request_crosses_over_whole(void **state)
 	request_start(t, id, 12 * MS);
 	memcpy(r->head.method, "GET", 4);
 	memcpy(r->head.path, "/users/7", 9);
-	strcpy(r->label_key[0], "tenant");
-	strcpy(r->label_value[0], "acme");
+	strcpy(request_tell(r)->label_key[0], "tenant");
+	strcpy(request_tell(r)->label_value[0], "acme");
 	r->labels = 1;
 	slice_wait(t, SLEEP, 3 * MS);
 	request_end(t, id, 20 * MS, 404, true);
@@ -322,12 +324,36 @@ static void an_ended_request_crosses_over_whole(void **state)
 	assert_string_equal(e.label_value[0], "acme");
 	ring_pop(&t->ended, len);
 	assert_null(ring_peek(&t->ended, &len));
+	assert_int_equal(r->told, 0);
 
 	/* the slot is the thread's own for its next one, under another name */
 	again = request_open(t, 21 * MS);
 	assert_int_equal((uint32_t)again, (uint32_t)id);
 	assert_int_not_equal(again, id);
 	assert_null(request_get(id));
+}
+
+static void what_was_told_has_few_places_and_they_come_back(void **state)
+{
+	struct thread *t = with_ring();
+	request_id id[3];
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		id[i] = request_open(t, 10 * MS);
+		request_start(t, id[i], 10 * MS);
+	}
+	assert_non_null(request_tell(request_get(id[0])));
+	assert_ptr_equal(request_tell(request_get(id[0])), request_told(request_get(id[0])));
+	assert_non_null(request_tell(request_get(id[1])));
+	assert_null(request_tell(request_get(id[2])));
+	assert_int_equal(memory.drops[DROP_MARKS], 1);
+	request_end(t, id[0], 20 * MS, 200, false);
+	assert_non_null(request_tell(request_get(id[2])));
+	request_cancel(t, id[1], 21 * MS);
+	request_cancel(t, id[2], 21 * MS);
+	assert_int_not_equal(pool_take(&memory.told), POOL_NONE);
+	assert_int_not_equal(pool_take(&memory.told), POOL_NONE);
 }
 
 static void a_full_ring_loses_no_request(void **state)
@@ -482,6 +508,7 @@ int main(void)
 		cmocka_unit_test_setup(ending_twice_or_resuming_the_dead_does_nothing, fresh),
 		cmocka_unit_test_setup(a_request_without_a_slot_is_counted, fresh),
 		cmocka_unit_test_setup(an_ended_request_crosses_over_whole, fresh),
+		cmocka_unit_test_setup(what_was_told_has_few_places_and_they_come_back, fresh),
 		cmocka_unit_test_setup(a_full_ring_loses_no_request, fresh),
 		cmocka_unit_test_setup(a_handler_in_the_middle_of_a_record_takes_the_other_way,
 				       fresh),
