@@ -190,7 +190,9 @@ static uint32_t route_of(struct life *l, bool named, const char *method, const c
 		id = route_from_http(l->routes, method, path, status);
 	else
 		return 0;
-	dict_route(l->dict, id, route_name(l->routes, id), route_source(l->routes, id));
+	if (!l->route_told[id])
+		l->route_told[id] = dict_route(l->dict, id, route_name(l->routes, id),
+					       route_source(l->routes, id)) == 0;
 	return id;
 }
 

@@ -86,6 +86,7 @@ struct life {
 	struct aggregate *aggregate;
 	struct modules *modules;
 	struct route_table *routes;
+	bool route_told[ROUTE_IDS_MAX + 1]; /* the dictionary knows it; ids keep their names */
 
 	bool no_proc;   /* ... to read any more, and that was told */
 	bool own_files; /* this thread has a descriptor table of its own */

@@ -51,6 +51,17 @@ struct candidate {
 	struct text name;
 };
 
+/* Which route a request line was the last time: most servers are asked for the same paths over and over. */
+enum {
+	SEEN = 128,
+	SEEN_BYTES = 60
+};
+struct seen_line {
+	uint16_t id; /* 0: free */
+	uint8_t method_len, path_len;
+	char text[SEEN_BYTES];
+};
+
 struct route_table {
 	unsigned cap;
 	unsigned live;
@@ -63,6 +74,7 @@ struct route_table {
 	struct route routes[ROUTE_IDS_MAX]; /* id - 1 */
 	uint32_t slots[SLOTS];              /* id, 0: free */
 	struct candidate candidates[ROUTE_CANDIDATES];
+	struct seen_line seen[SEEN];
 	struct node nodes[]; /* nodes_room */
 };
 
@@ -662,18 +674,54 @@ static uint32_t newcomer(struct route_table *t, const struct text *name, uint64_
 	return ROUTE_OTHER;
 }
 
+/* The place for a request line, NULL when it is too long for one; @same: it is there already. */
+static struct seen_line *seen_line(struct route_table *t, const char *method, const char *path,
+				   bool *same)
+{
+	size_t method_len = strlen(method), path_len = strlen(path);
+	uint64_t first = 0, last = 0;
+	struct seen_line *s;
+
+	if (method_len + path_len > SEEN_BYTES)
+		return NULL;
+	memcpy(&first, path, path_len < 8 ? path_len : 8);
+	if (path_len >= 8)
+		memcpy(&last, path + path_len - 8, 8);
+	s = &t->seen[mix(first ^ mix(last + path_len + method_len)) % SEEN];
+	*same = s->id && s->method_len == method_len && s->path_len == path_len &&
+		memcmp(s->text, method, method_len) == 0 &&
+		memcmp(s->text + method_len, path, path_len) == 0;
+	if (!*same) {
+		*s = (struct seen_line){ .method_len = (uint8_t)method_len,
+					 .path_len = (uint8_t)path_len };
+		memcpy(s->text, method, method_len);
+		memcpy(s->text + method_len, path, path_len);
+	}
+	return s;
+}
+
 uint32_t route_from_http(struct route_table *t, const char *method, const char *path,
 			 unsigned status)
 {
 	struct text name, collapsed;
 	uint64_t hash;
 	uint32_t id;
+	bool same;
+	struct seen_line *seen = seen_line(t, method, path, &same);
 
+	if (seen && same && t->routes[seen->id - 1].live) {
+		t->routes[seen->id - 1].heat += HEAT;
+		return seen->id;
+	}
 	template_of(&name, method, path);
 	hash = name_hash(&name);
 	id = lookup(t, &name, hash);
-	if (id)
+	if (id) {
+		/* a template is its line's alone, whatever the tree learns: this stays true while the route lives */
+		if (seen)
+			seen->id = (uint16_t)id;
 		return id;
+	}
 	if (collapse(t, &name, &collapsed)) {
 		name = collapsed;
 		hash = name_hash(&name);

@@ -186,22 +186,31 @@ static void wake_agent(void)
 	errno = saved;
 }
 
+/* The slot that this thread kept, or one of all. */
+static uint32_t take_slot(struct thread *t)
+{
+	uint32_t index = atomic_exchange_explicit(&t->spare, 0, memory_order_relaxed), fresh;
+
+	if (likely(index != POOL_NONE))
+		return index;
+	fresh = atomic_load_explicit(&shared->requests.fresh, memory_order_relaxed);
+	index = pool_take(&shared->requests);
+	/* So many were never in use before: perhaps they are ended ones that the agent has not seen yet. */
+	if (unlikely(index > fresh && index % DONE_BELL == 0))
+		wake_agent();
+	return index;
+}
+
 request_id request_open(struct thread *t, uint64_t arrival_ns)
 {
-	uint32_t index = atomic_exchange_explicit(&t->spare, 0, memory_order_relaxed);
+	uint32_t index = take_slot(t);
 	struct request *r;
 	uint32_t generation;
 
-	if (index == POOL_NONE)
-		index = pool_take(&shared->requests);
 	if (index == POOL_NONE) {
 		drop(DROP_REQUESTS);
 		return 0;
 	}
-	/* many threads, each with a few ended ones that the agent has not seen yet */
-	if (unlikely(index % DONE_BELL == 0 &&
-		     index == atomic_load_explicit(&shared->requests.fresh, memory_order_relaxed)))
-		wake_agent();
 	r = pool_at(&shared->requests, index);
 	generation = atomic_load_explicit(&r->generation, memory_order_relaxed) + 1;
 	if (generation == 0)
