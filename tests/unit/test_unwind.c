@@ -117,11 +117,17 @@ static int is_binding(const struct walked *w)
 	return 0;
 }
 
-/* gcc's description of an over-aligned frame is wrong after its `leave`: libunwind believes it and loses its way. */
+/*
+ * gcc's description of an over-aligned frame is wrong after its `leave`: libunwind believes it and loses its way, or, among
+ * frames that have a frame pointer, leaves one out.
+ */
 static int lost_theirs(const struct walked *ours, const struct walked *theirs)
 {
-	return ours->end == UNWIND_COMPLETE && theirs->n < ours->n &&
-	       !memcmp(ours->pcs, theirs->pcs, theirs->n * sizeof(ours->pcs[0]));
+	unsigned found = 0;
+
+	for (unsigned i = 0; i < ours->n && found < theirs->n; i++)
+		found += ours->pcs[i] == theirs->pcs[found];
+	return ours->end == UNWIND_COMPLETE && theirs->n < ours->n && found == theirs->n;
 }
 
 static void compare(void *context)
