@@ -124,7 +124,8 @@ struct thread {
 	uint32_t locks; /* held or being tried, and where the first was: see hook/owned.h */
 	uintptr_t locks_frame;
 	struct slice slice;
-	uint64_t cpu_read_ns;   /* when its CPU clock was last read */
+	uint64_t cpu_read_ns;   /* what its CPU clock said when it was last read */
+	uint32_t cpu_trust_ns;  /* so much running is believed without reading it, see request.c */
 	uint64_t busy_ns;       /* total time outside event waits, up to event_exit_ns */
 	uint64_t event_exit_ns; /* when the last event wait returned */
 	uint64_t event_runq_ns; /* run-queue delay found inside event waits so far */

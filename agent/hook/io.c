@@ -140,15 +140,27 @@ static inline ssize_t receive_stamped(int fd, struct msghdr *host, int flags,
 	return n;
 }
 
+/*
+ * A read that took as long outside of a request was idleness, not work; but in a turn of an event loop, where descriptors do
+ * not block, it copied much.
+ */
+enum {
+	IDLE_MIN_NS = 5000,
+	TURN_NS = 1000000
+};
+
+/* @idle_ns: when the thread began to read without a request in hand, 0: it had one. */
 static void received(struct thread *t, struct conn *c, const struct iovec *iov, int iovs, ssize_t n,
-		     int flags, const struct timespec *stamp)
+		     int flags, const struct timespec *stamp, uint64_t idle_ns)
 {
 	int saved = errno;
-	uint64_t now, arrival = 0;
+	uint64_t now = clock_ns(), arrival = 0;
 
+	if (idle_ns && now - idle_ns >= IDLE_MIN_NS && idle_ns - t->event_exit_ns > TURN_NS)
+		slice_begin(t, idle_ns, now);
+	errno = saved;
 	if (n < 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))
 		return;
-	now = clock_ns();
 	if (stamp->tv_sec)
 		arrival = stamp_to_monotonic(stamp, now);
 	if (flags &
@@ -184,6 +196,7 @@ static bool may_stamp_iov(const struct iovec *iov, int iovs)
   struct timespec stamp = { 0 };                                                                   \
   struct conn *c;                                                                                  \
   struct wait w;                                                                                   \
+  uint64_t idle = 0;                                                                               \
   bool busy, stamped;                                                                              \
   ssize_t n;                                                                                       \
                                                                                                    \
@@ -197,6 +210,8 @@ static bool may_stamp_iov(const struct iovec *iov, int iovs)
 	    !((flags) & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE | MSG_TRUNC));                          \
   if (busy)                                                                                        \
     WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);                                                       \
+  else                                                                                             \
+    idle = clock_ns();                                                                             \
   n = stamped ? receive_stamped(fd, (host), (flags), &stamp) : call;                               \
   if (busy)                                                                                        \
     wait_end(&w);                                                                                  \
@@ -205,7 +220,7 @@ static bool may_stamp_iov(const struct iovec *iov, int iovs)
     return call;                                                                                   \
   }                                                                                                \
   if (c && conn_still(fd, c))                                                                      \
-    received(t, c, (host)->msg_iov, (int)(host)->msg_iovlen, n, (flags), &stamp);                  \
+    received(t, c, (host)->msg_iov, (int)(host)->msg_iovlen, n, (flags), &stamp, idle);            \
   return n
 
 #define ONE_BUFFER(buffer, bytes)                                                                  \
@@ -280,6 +295,7 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	struct timespec stamp = { 0 };
 	struct conn *c;
 	struct wait w;
+	uint64_t idle = 0;
 	bool busy;
 	ssize_t n;
 
@@ -289,6 +305,8 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	busy = thread_current(t) != 0;
 	if (busy)
 		WAIT_BEGIN(&w, t, IO, WAIT_LONG, fd, 0);
+	else
+		idle = clock_ns();
 	n = c && c->stamps ? receive_stamped(fd, msg, flags, &stamp)
 			   : REAL(recvmsg)(fd, msg, flags);
 	if (busy)
@@ -296,7 +314,7 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	if (n >= 0)
 		learn_passed(msg);
 	if (c && conn_still(fd, c))
-		received(t, c, msg->msg_iov, (int)msg->msg_iovlen, n, flags, &stamp);
+		received(t, c, msg->msg_iov, (int)msg->msg_iovlen, n, flags, &stamp, idle);
 	return n;
 }
 
@@ -326,7 +344,7 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags,
 		learn_passed(msg);
 		if (c && conn_still(fd, c))
 			received(t, c, msg->msg_iov, (int)msg->msg_iovlen, msgs[i].msg_len, flags,
-				 &stamp);
+				 &stamp, 0);
 	}
 	return n;
 }
@@ -574,7 +592,7 @@ EXPORT ssize_t splice(int from, off64_t *from_at, int to, off64_t *to_at, size_t
 	n = REAL(splice)(from, from_at, to, to_at, bytes, flags);
 	now = wait_end(&w);
 	if (in && conn_still(from, in))
-		received(t, in, NULL, 0, n, 0, &no_stamp);
+		received(t, in, NULL, 0, n, 0, &no_stamp, 0);
 	if (out && conn_still(to, out))
 		sent(t, out, NULL, 0, n, bytes, now);
 	return n;

@@ -25,11 +25,25 @@
 #include "agent/hook/thread.h"
 #include "agent/sig/handler.h"
 
+/*
+ * The process in which libc is whole: the first one, and what its fork() makes. In a child made behind its back (a raw clone,
+ * _Fork) malloc's lock may be held for good, by a thread of ours that the child does not have: the agent stays off there.
+ */
+static pid_t whole;
+
+static void note_whole(void)
+{
+	whole = getpid();
+}
+
 static __attribute__((constructor)) void process_start(int argc, char **argv, char **envp)
 {
 	(void)argc;
 	(void)argv;
+	note_whole();
 	agent_boot(envp);
+	if (shared)
+		pthread_atfork(NULL, NULL, note_whole);
 }
 
 static __attribute__((destructor)) void process_end(void)
@@ -45,15 +59,17 @@ struct thread *hook_enter_slow(void)
 {
 	int saved = errno;
 	struct thread *t = NULL;
+	bool child;
 
 	if (tls.outside || tls.in_vfork || !shared)
 		return NULL;
-	if (tls.self) { /* our record is gone */
-		tls.self = NULL;
-		/* wiped: a fork's child that did not come through our fork; else the scan took us for dead */
-		if (atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_OFF)
-			agent_forked();
-	}
+	/* wiped: a fork's child, with or without a record before; else the scan took us for dead */
+	child = atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_OFF;
+	if (child && whole != getpid())
+		atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
+	else if (child && tls.self) /* it did not come through our fork */
+		agent_forked();
+	tls.self = NULL;
 	if (agent_begin())
 		t = tls.self ? tls.self : thread_register();
 	else if (atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_DISABLED &&

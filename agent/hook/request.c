@@ -28,12 +28,15 @@ enum {
 };
 
 /*
- * A CPU clock costs a system call, 0.36 us. So it is read once per millisecond, and where a thread did not wait it is
- * taken to have run. If it was preempted after all, the next reading says so, and the slice at hand pays: no slice is
- * wrong by more than the millisecond, and the sum is right.
+ * A CPU clock costs a system call, 0.36 us. So it is read once per millisecond of running, and in between a thread that does
+ * not wait is taken to run. Where that was wrong (it was preempted, or blocked in a call we do not see), the next reading says
+ * so: the time that was too much is taken off the slices that follow, so that sums are right; and a thread that was wrongly
+ * believed for more than an eighth of its time is believed no longer, until it deserves it again.
  */
 enum {
-	CPU_TRUST_NS = 1000000
+	CPU_TRUST_MAX_NS = 1000000,
+	CPU_TRUST_MIN_NS = 50000,
+	CPU_DOUBT_NS = 5000
 };
 
 /* Tries before a thread goes without a lock that another one holds for some 100 ns. */
@@ -149,17 +152,23 @@ static void slice_reset(struct thread *t, request_id owner, uint64_t now_ns, uin
 	atomic_store_explicit(&t->current, owner, memory_order_relaxed);
 }
 
-/* The CPU clock of @t at @now_ns, when it has been idle since @idle_ns. */
-static uint64_t cpu_at(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
+/* The CPU clock of @t, which has been idle since @idle_ns if not for longer. */
+static uint64_t cpu_at(struct thread *t, uint64_t idle_ns)
 {
 	const struct slice *s = &t->slice;
 	uint64_t waits = s->wait_ns[0] + s->wait_ns[1] + s->wait_ns[2] + s->runq_ns;
+	uint64_t ran = idle_ns > s->start_ns + waits ? idle_ns - s->start_ns - waits : 0;
+	uint64_t believed = s->cpu_ns + ran, real;
 
-	if (s->cpu_ns && now_ns - t->cpu_read_ns < CPU_TRUST_NS && !s->ask)
-		return s->cpu_ns +
-		       (idle_ns > s->start_ns + waits ? idle_ns - s->start_ns - waits : 0);
-	t->cpu_read_ns = now_ns;
-	return thread_live(t) ? clock_cpu_ns() : 0;
+	if (likely(s->cpu_ns && !s->ask && believed - t->cpu_read_ns < t->cpu_trust_ns))
+		return believed;
+	real = clock_cpu_ns();
+	if (believed > real && believed - real > (believed - t->cpu_read_ns) / 8 + CPU_DOUBT_NS)
+		t->cpu_trust_ns = 0;
+	else if (t->cpu_trust_ns < CPU_TRUST_MAX_NS)
+		t->cpu_trust_ns = t->cpu_trust_ns ? t->cpu_trust_ns * 2 : CPU_TRUST_MIN_NS;
+	t->cpu_read_ns = real < s->cpu_ns ? s->cpu_ns : real;
+	return t->cpu_read_ns;
 }
 
 void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
@@ -167,7 +176,7 @@ void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
 	/* who never served a request need not know */
 	bool useful = atomic_load_explicit(&shared->serving, memory_order_relaxed);
 
-	slice_reset(t, 0, now_ns, useful ? cpu_at(t, idle_ns, now_ns) : 0);
+	slice_reset(t, 0, now_ns, useful ? cpu_at(t, idle_ns) : 0);
 }
 
 /* Total time the thread has spent outside event waits, at @now_ns. */
@@ -267,7 +276,7 @@ void request_start(struct thread *t, request_id id, uint64_t now_ns)
 
 	if (t->slice.owner && t->slice.owner != id)
 		request_park(t, now_ns);
-	cpu = cpu_at(t, now_ns, now_ns);
+	cpu = cpu_at(t, now_ns);
 	r = lock_get(id);
 	if (!r)
 		return;
@@ -342,7 +351,7 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 
 	if (!id)
 		return 0;
-	cpu = cpu_at(t, now_ns, now_ns);
+	cpu = cpu_at(t, now_ns);
 	r = lock_get(id);
 	if (r) {
 		if (was_on(r, t)) { /* else another thread has it by now */
@@ -452,7 +461,7 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 	request_resume(t, id, now_ns, RESUME_TIMER);
 	owned = t->slice.owner == id;
 	if (owned)
-		cpu = cpu_at(t, now_ns, now_ns);
+		cpu = cpu_at(t, now_ns);
 	r = lock_get(id);
 	if (r && owned && was_on(r, t))
 		charge(t, r, now_ns, cpu);

@@ -150,6 +150,30 @@ def in_a_chroot_the_agent_goes_on_and_says_so():
     assert process["samples"] > 100 and ends["complete"] > 0.8 * sum(ends.values()), process  # what was known is still used
 
 
+BEHIND = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
+def threads():
+    time.sleep(0.3)
+    return len(os.listdir('/proc/self/task'))
+sys.stdout.write('')
+child = %s
+if child == 0:
+    code = 0 if threads() == %d else 1
+    os._exit(code)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@tap.test
+def in_a_child_made_behind_libc_it_stays_off():
+    """malloc's lock may be held there for good, by a thread that the child does not have."""
+    raw, whole = BEHIND % ("libc.syscall(57)", 1), BEHIND % ("os.fork()", 2)
+    for _ in range(5):
+        assert outcome([PYTHON, "-c", raw], preloaded()) == (0, b"0\n", b"")
+    assert outcome([PYTHON, "-c", whole], preloaded()) == (0, b"0\n", b"")  # and in one of fork's it is there
+
+
 @tap.test
 def when_a_step_of_the_start_fails_the_program_runs_on():
     """Limits that make one step fail each: address space, processes, pending signals, descriptors."""
