@@ -819,8 +819,10 @@ void agent_boot(char *const *envp)
 	const char *missing, *killed, *why;
 
 	config_load(&config, envp, wrong, sizeof wrong);
-	if (config.help)
+	if (config.help) {
+		config_name_service(&config);
 		config_print(STDERR_FILENO);
+	}
 	if (*wrong)
 		remark(wrong);
 	children_start(envp, config.children);
@@ -842,6 +844,8 @@ void agent_boot(char *const *envp)
 	}
 	if (killed)
 		return;
+	config_name_service(&config);
+	children_know_self();
 	why = map_all();
 	if (why) {
 		say(why);

@@ -209,14 +209,16 @@ int config_address(const char *text, struct sockaddr_storage *address, socklen_t
 	return 0;
 }
 
-static void service_default(struct config *c)
+void config_name_service(struct config *c)
 {
 	static const char deleted[] = " (deleted)";
 	char path[512];
-	ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+	ssize_t length = c->service[0] ? 0 : readlink("/proc/self/exe", path, sizeof(path) - 1);
 	const char *name;
 	size_t bytes;
 
+	if (c->service[0])
+		return;
 	path[length > 0 ? length : 0] = 0;
 	name = strrchr(path, '/');
 	name = name ? name + 1 : path;
@@ -370,7 +372,6 @@ static void set_defaults(struct config *c)
 		else if (table[i].kind == ADDRESS)
 			memcpy(field, table[i].text, strlen(table[i].text) + 1);
 	}
-	service_default(c);
 }
 
 int config_load(struct config *c, char *const *envp, char *error, size_t error_bytes)

@@ -45,6 +45,9 @@ struct config {
  */
 int config_load(struct config *c, char *const *envp, char *error, size_t error_bytes);
 
+/** A service without a name gets that of the program. Asks the kernel for it: after probe_filter(). Context: agent start. */
+void config_name_service(struct config *c);
+
 /** Print the table to @fd. Context: as config_write(). */
 void config_print(int fd);
 

@@ -481,8 +481,6 @@ void children_start(char *const *envp, enum children mode)
 {
 	const char *slash, *entry = NULL;
 	size_t length = 0;
-	struct stat st;
-	ssize_t n;
 	Dl_info info;
 
 	self.mode = mode;
@@ -499,11 +497,17 @@ void children_start(char *const *envp, enum children mode)
 		return;
 	}
 	memcpy(self.entry, entry, length);
-	n = readlink("/proc/self/exe", self.path, sizeof self.path - 1);
+	keep_own(envp);
+}
+
+void children_know_self(void)
+{
+	ssize_t n = readlink("/proc/self/exe", self.path, sizeof self.path - 1);
+	struct stat st;
+
 	self.path[n > 0 ? n : 0] = '\0';
 	if (stat("/proc/self/exe", &st) == 0) {
 		self.device = st.st_dev;
 		self.inode = st.st_ino;
 	}
-	keep_own(envp);
 }

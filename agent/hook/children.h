@@ -26,6 +26,9 @@ enum children {
 /** Learn from @envp how we came to be here. Context: the library's constructor. */
 void children_start(char *const *envp, enum children mode);
 
+/** Which program this is, to know it again. Asks the kernel: after probe_filter(). Context: agent start. */
+void children_know_self(void);
+
 /** This process has taken a connection: it is no launcher. Context: hook. */
 void children_serve(void);
 

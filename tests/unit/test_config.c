@@ -21,6 +21,14 @@
 
 static char error[1024];
 
+static int load_all(struct config *c, char *const *envp)
+{
+	int status = config_load(c, envp, error, sizeof(error));
+
+	config_name_service(c);
+	return status;
+}
+
 static int load(struct config *c, const char *a, const char *b)
 {
 	char first[512], second[512];
@@ -28,7 +36,7 @@ static int load(struct config *c, const char *a, const char *b)
 
 	snprintf(first, sizeof(first), "%s", a ? a : "PATH=/bin");
 	snprintf(second, sizeof(second), "%s", b ? b : "HOME=/");
-	return config_load(c, envp, error, sizeof(error));
+	return load_all(c, envp);
 }
 
 static void config_load_of_nothing_gives_the_defaults(void **state)
@@ -36,7 +44,7 @@ static void config_load_of_nothing_gives_the_defaults(void **state)
 	struct config c;
 
 	(void)state;
-	assert_int_equal(config_load(&c, NULL, error, sizeof(error)), 0);
+	assert_int_equal(load_all(&c, NULL), 0);
 	assert_string_equal(error, "");
 	assert_string_equal(c.collector, "tcp:127.0.0.1:7071");
 	assert_string_equal(c.service, "test_config");
@@ -292,7 +300,7 @@ static void identity_fill_says_who_we_are(void **state)
 	struct config c;
 
 	(void)state;
-	config_load(&c, NULL, error, sizeof(error));
+	load_all(&c, NULL);
 	identity_fill(&a, &c);
 	identity_fill(&b, &c);
 	assert_true(a.instance != 0 && a.instance != b.instance);
