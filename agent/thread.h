@@ -87,6 +87,7 @@ struct slice {
 	uint64_t wait_ns[SLICE_WAITS]; /* io, lock, sleep since then */
 	uint64_t runq_ns; /* run-queue delay found inside those waits, already taken off them */
 	bool ask; /* it has calls of which only the CPU clock knows whether they waited or worked */
+	uint32_t waits; /* how many those were */
 	uint64_t
 		sched_ns; /* run-queue delay of the thread as last read before the start: at most what it was then */
 };
@@ -126,6 +127,8 @@ struct thread {
 	struct slice slice;
 	uint64_t cpu_read_ns;   /* what its CPU clock said when it was last read */
 	uint32_t cpu_trust_ns;  /* so much running is believed without reading it, see request.c */
+	uint32_t cpu_waits;     /* waits since then */
+	uint32_t wait_cpu_ns;   /* what going to sleep and waking up takes of it, as learned */
 	uint64_t busy_ns;       /* total time outside event waits, up to event_exit_ns */
 	uint64_t event_exit_ns; /* when the last event wait returned */
 	uint64_t event_runq_ns; /* run-queue delay found inside event waits so far */
@@ -230,6 +233,7 @@ struct shared {
 	pid_t agent_tid;
 
 	_Atomic uint32_t serving; /* 1 once there was a request */
+	_Atomic uint32_t whole;   /* 1: this process, or the child it is, was made by libc */
 
 	struct pool threads, requests, told, connections, starts;
 	_Atomic uint64_t drops[DROPS];

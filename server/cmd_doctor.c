@@ -18,7 +18,8 @@
 
 enum {
 	DOCTOR_NAME_COLUMNS = 20,
-	DOCTOR_TEXT_COLUMNS = 200
+	DOCTOR_TEXT_COLUMNS = 200,
+	COST_COLUMNS = 512
 };
 
 void doctor_say(struct doctor *d, enum doctor_mark mark, const char *name, const char *cost,
@@ -38,8 +39,12 @@ void doctor_say(struct doctor *d, enum doctor_mark mark, const char *name, const
 	units_text(shown, sizeof(shown), text, DOCTOR_TEXT_COLUMNS, false);
 	printf("  %s%s%s %-*s %s\n", d->color ? marks[mark].color : "", marks[mark].sign,
 	       d->color ? "\033[0m" : "", DOCTOR_NAME_COLUMNS, name, shown);
-	if (cost)
-		printf("    %-*s %s\n", DOCTOR_NAME_COLUMNS, "", cost);
+	if (cost) { /* it may be another process's words */
+		char safe[4 * COST_COLUMNS + 1];
+
+		units_text(safe, sizeof(safe), cost, COST_COLUMNS, false);
+		printf("    %-*s %s\n", DOCTOR_NAME_COLUMNS, "", safe);
+	}
 	d->limits += mark == DOCTOR_LIMIT;
 	d->bad += mark == DOCTOR_BAD;
 	fflush(stdout); /* the probes fork */

@@ -176,6 +176,8 @@ void json_u64(struct json *j, const char *key, uint64_t value)
 	char digits[20];
 	size_t i = sizeof(digits);
 
+	if (value > INT64_MAX) /* readers know no more, and would refuse the whole answer */
+		value = INT64_MAX;
 	key_and_comma(j, key);
 	do {
 		digits[--i] = (char)('0' + value % 10);

@@ -237,13 +237,15 @@ static struct thread_totals total_threads(const struct life *l)
 
 	for (uint32_t i = 1; i <= threads; i++) {
 		struct thread *t = pool_at(&shared->threads, i);
+		uint32_t state = atomic_load_explicit(&t->life, memory_order_acquire);
 
-		if (atomic_load_explicit(&t->life, memory_order_acquire) != THREAD_LIVE)
+		if (life ==
+		    THREAD_FREE) /* one that has ended is in the totals of those gone only when it is free */
 			continue;
 		sum.handler_ns += atomic_load_explicit(&t->handler_ns, memory_order_relaxed);
 		sum.ring_lost += atomic_load_explicit(&t->ring.lost, memory_order_relaxed);
 		sum.waits += atomic_load_explicit(&t->waits, memory_order_relaxed);
-		sum.live++;
+		sum.live += state == THREAD_LIVE;
 	}
 	return sum;
 }
@@ -313,8 +315,10 @@ static void measure_memory(struct life *l, uint64_t *bytes, uint64_t *max)
 static void take_step(struct life *l)
 {
 	uint32_t threads = atomic_load_explicit(&shared->threads.fresh, memory_order_acquire);
+	uint64_t period_ns = (uint64_t)(1000000000u / config.hz) << l->budget.step;
 
-	l->period_ns = thread_setup.period_ns = (1000000000u / config.hz) << l->budget.step;
+	l->period_ns = thread_setup.period_ns =
+		period_ns < UINT32_MAX ? (uint32_t)period_ns : UINT32_MAX;
 	for (uint32_t i = 1; i <= threads; i++) {
 		struct thread *t = pool_at(&shared->threads, i);
 
@@ -720,9 +724,9 @@ bool agent_begin(void)
 	if (!life)
 		return off("out of memory: the agent stays off");
 	atomic_store_explicit(&shared->life, AGENT_ON, memory_order_release);
+	status_is("on"); /* its thread may know better */
 	if (start_thread(life))
 		return off("its thread cannot be created: the agent stays off");
-	status_is("on");
 	errno = saved;
 	return true;
 }

@@ -15,6 +15,8 @@ enum {
 	READINGS = 5,        /* the quickest of them counts: nothing came between its clocks */
 	FIRST_NS = 10000000, /* 50 ns of doubt in 10 ms: 5 ppm, less than a clock is off */
 	RENEW_NS = 1000000000,
+	SMOOTH_NS = 200000, /* more is a step of the clock, not its drift */
+	ASK_AGAIN = 64,     /* renewals */
 };
 
 struct point {
@@ -100,7 +102,9 @@ void clock_renew(void)
 {
 	static bool asked, good;
 	uint64_t slope = atomic_load_explicit(&clock_line.slope, memory_order_relaxed), pace;
+	static unsigned renewals;
 	struct point now;
+	int64_t ahead;
 
 	if (asked && !good)
 		return;
@@ -111,6 +115,10 @@ void clock_renew(void)
 	}
 	if (clock_read(CLOCK_MONOTONIC) - last.ns < (slope ? RENEW_NS : FIRST_NS))
 		return;
+	if (++renewals % ASK_AGAIN == 0 && !(good = counter_is_good())) {
+		withdraw();
+		return;
+	}
 	now = reading();
 	pace = now.ticks > last.ticks
 		       ? (uint64_t)(((unsigned __int128)(now.ns - last.ns) << CLOCK_SLOPE_SHIFT) /
@@ -122,6 +130,12 @@ void clock_renew(void)
 		withdraw();
 		atomic_store_explicit(&clock_line.slope, pace, memory_order_relaxed);
 		return;
+	}
+	/* where the old line runs ahead, the new one begins there and meets the clock a second later: time does not step back */
+	ahead = (int64_t)(clock_ns() - clock_read(CLOCK_MONOTONIC));
+	if (slope && ahead > 0 && ahead < SMOOTH_NS) {
+		now.ns += (uint64_t)ahead;
+		pace -= pace / RENEW_NS * (uint64_t)ahead;
 	}
 	publish(&now, pace);
 }

@@ -64,7 +64,9 @@ uint32_t life_thread(struct life *l, const struct thread *t)
 	FILE *f = NULL;
 
 	if (k->tid != t->tid)
-		*k = (struct known){ .tid = t->tid, .ring_bytes = k->ring_bytes };
+		*k = (struct known){ .tid = t->tid,
+				     .ring_bytes = k->ring_bytes,
+				     .waited = k->waited };
 	if (k->dict)
 		return k->dict;
 	if (atomic_load_explicit(&t->life, memory_order_acquire) == THREAD_ENDED)
@@ -173,7 +175,7 @@ void drain_free(struct life *l, struct thread *t)
 	if (atomic_load_explicit(&t->spare, memory_order_relaxed))
 		pool_give(&shared->requests, atomic_load_explicit(&t->spare, memory_order_relaxed));
 	l->waits_gone += atomic_load_explicit(&t->waits, memory_order_relaxed);
-	l->known[t->index] = (struct known){ 0 };
+	l->known[t->index] = (struct known){ .ring_bytes = l->known[t->index].ring_bytes };
 	atomic_store_explicit(&t->life, THREAD_FREE, memory_order_release);
 	pool_give(&shared->threads, t->index);
 }

@@ -156,7 +156,7 @@ static void received(struct thread *t, struct conn *c, const struct iovec *iov, 
 	int saved = errno;
 	uint64_t now = clock_ns(), arrival = 0;
 
-	if (idle_ns && now - idle_ns >= IDLE_MIN_NS && idle_ns - t->event_exit_ns > TURN_NS)
+	if (idle_ns && now >= idle_ns + IDLE_MIN_NS && idle_ns - t->event_exit_ns > TURN_NS)
 		slice_begin(t, idle_ns, now);
 	errno = saved;
 	if (n < 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))

@@ -26,24 +26,24 @@
 #include "agent/sig/handler.h"
 
 /*
- * The process in which libc is whole: the first one, and what its fork() makes. In a child made behind its back (a raw clone,
- * _Fork) malloc's lock may be held for good, by a thread of ours that the child does not have: the agent stays off there.
+ * Libc is whole in the first process, and in what its fork() makes. In a child made behind its back (a raw clone, _Fork)
+ * malloc's lock may be held for good, by a thread of ours that the child does not have: the agent stays off there. The mark
+ * is wiped in every child; no system call is made, for there may be a filter.
  */
-static pid_t whole;
-
 static void note_whole(void)
 {
-	whole = getpid();
+	atomic_store_explicit(&shared->whole, 1, memory_order_relaxed);
 }
 
 static __attribute__((constructor)) void process_start(int argc, char **argv, char **envp)
 {
 	(void)argc;
 	(void)argv;
-	note_whole();
 	agent_boot(envp);
-	if (shared)
+	if (shared) {
+		note_whole();
 		pthread_atfork(NULL, NULL, note_whole);
+	}
 }
 
 static __attribute__((destructor)) void process_end(void)
@@ -65,7 +65,7 @@ struct thread *hook_enter_slow(void)
 		return NULL;
 	/* wiped: a fork's child, with or without a record before; else the scan took us for dead */
 	child = atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_OFF;
-	if (child && whole != getpid())
+	if (child && !atomic_load_explicit(&shared->whole, memory_order_relaxed))
 		atomic_store_explicit(&shared->life, AGENT_DISABLED, memory_order_release);
 	else if (child && tls.self) /* it did not come through our fork */
 		agent_forked();

@@ -31,12 +31,15 @@ enum {
  * A CPU clock costs a system call, 0.36 us. So it is read once per millisecond of running, and in between a thread that does
  * not wait is taken to run. Where that was wrong (it was preempted, or blocked in a call we do not see), the next reading says
  * so: the time that was too much is taken off the slices that follow, so that sums are right; and a thread that was wrongly
- * believed for more than an eighth of its time is believed no longer, until it deserves it again.
+ * believed for more than an eighth of its time is believed no longer, until it deserves it again. What the kernel works to put a
+ * thread to sleep and to wake it is learned on the way, or the next slice with a reading would pay for all of it.
  */
 enum {
 	CPU_TRUST_MAX_NS = 1000000,
 	CPU_TRUST_MIN_NS = 50000,
-	CPU_DOUBT_NS = 5000
+	CPU_DOUBT_NS = 5000,
+	WAIT_CPU_MAX_NS = 50000,
+	WAIT_CPU_LEARN = 4
 };
 
 /* Tries before a thread goes without a lock that another one holds for some 100 ns. */
@@ -152,17 +155,29 @@ static void slice_reset(struct thread *t, request_id owner, uint64_t now_ns, uin
 	atomic_store_explicit(&t->current, owner, memory_order_relaxed);
 }
 
-/* The CPU clock of @t, which has been idle since @idle_ns if not for longer. */
-static uint64_t cpu_at(struct thread *t, uint64_t idle_ns)
+static void learn_wait(struct thread *t, int64_t missed_ns)
+{
+	int64_t ns = t->wait_cpu_ns + missed_ns / t->cpu_waits / WAIT_CPU_LEARN;
+
+	t->wait_cpu_ns = (uint32_t)(ns < 0 ? 0 : ns > WAIT_CPU_MAX_NS ? WAIT_CPU_MAX_NS : ns);
+}
+
+/* The CPU clock of @t, which ran, but for its slice's waits, until @until_ns and has been idle since, if @idle. */
+static uint64_t cpu_at(struct thread *t, uint64_t until_ns, bool idle)
 {
 	const struct slice *s = &t->slice;
-	uint64_t waits = s->wait_ns[0] + s->wait_ns[1] + s->wait_ns[2] + s->runq_ns;
-	uint64_t ran = idle_ns > s->start_ns + waits ? idle_ns - s->start_ns - waits : 0;
-	uint64_t believed = s->cpu_ns + ran, real;
+	uint64_t slept = s->wait_ns[0] + s->wait_ns[1] + s->wait_ns[2] + s->runq_ns;
+	uint64_t ran = until_ns > s->start_ns + slept ? until_ns - s->start_ns - slept : 0;
+	uint32_t waits = s->waits + idle;
+	uint64_t believed = s->cpu_ns + ran + (uint64_t)waits * t->wait_cpu_ns, real;
 
+	t->cpu_waits += waits;
 	if (likely(s->cpu_ns && !s->ask && believed - t->cpu_read_ns < t->cpu_trust_ns))
 		return believed;
 	real = clock_cpu_ns();
+	if (s->cpu_ns && !s->ask && t->cpu_waits)
+		learn_wait(t, (int64_t)(real - believed));
+	t->cpu_waits = 0;
 	if (believed > real && believed - real > (believed - t->cpu_read_ns) / 8 + CPU_DOUBT_NS)
 		t->cpu_trust_ns = 0;
 	else if (t->cpu_trust_ns < CPU_TRUST_MAX_NS)
@@ -176,7 +191,7 @@ void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns)
 	/* who never served a request need not know */
 	bool useful = atomic_load_explicit(&shared->serving, memory_order_relaxed);
 
-	slice_reset(t, 0, now_ns, useful ? cpu_at(t, idle_ns) : 0);
+	slice_reset(t, 0, now_ns, useful ? cpu_at(t, idle_ns, true) : 0);
 }
 
 /* Total time the thread has spent outside event waits, at @now_ns. */
@@ -276,7 +291,7 @@ void request_start(struct thread *t, request_id id, uint64_t now_ns)
 
 	if (t->slice.owner && t->slice.owner != id)
 		request_park(t, now_ns);
-	cpu = cpu_at(t, now_ns);
+	cpu = cpu_at(t, now_ns, false);
 	r = lock_get(id);
 	if (!r)
 		return;
@@ -351,7 +366,7 @@ request_id request_park(struct thread *t, uint64_t now_ns)
 
 	if (!id)
 		return 0;
-	cpu = cpu_at(t, now_ns);
+	cpu = cpu_at(t, now_ns, false);
 	r = lock_get(id);
 	if (r) {
 		if (was_on(r, t)) { /* else another thread has it by now */
@@ -461,7 +476,7 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 	request_resume(t, id, now_ns, RESUME_TIMER);
 	owned = t->slice.owner == id;
 	if (owned)
-		cpu = cpu_at(t, now_ns);
+		cpu = cpu_at(t, now_ns, false);
 	r = lock_get(id);
 	if (r && owned && was_on(r, t))
 		charge(t, r, now_ns, cpu);

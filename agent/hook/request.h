@@ -141,6 +141,7 @@ void slice_begin(struct thread *t, uint64_t idle_ns, uint64_t now_ns);
 static inline void slice_wait(struct thread *t, enum state state, uint64_t ns)
 {
 	t->slice.wait_ns[state - IO] += ns;
+	t->slice.waits++;
 }
 
 #endif

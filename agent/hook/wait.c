@@ -136,7 +136,8 @@ uint64_t wait_end(struct wait *w)
 
 	if (w->nested)
 		return now;
-	waited = now - w->start_ns;
+	waited = now > w->start_ns ? now - w->start_ns
+				   : 0; /* the clock may be set right meanwhile */
 	if (likely(waited < w->min_ns)) {
 		slot_close(w);
 		return now;

@@ -65,7 +65,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
 	struct thread *t = ours(info) ? thread_of(info) : NULL;
-	uint64_t start = clock_ns(), due;
+	uint64_t start = clock_ns(), end_ns, due;
 	struct sample_record *record;
 	struct unwind_stack stack = { 0 };
 	struct unwind_regs regs;
@@ -102,9 +102,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	ring_commit(&t->ring, (uint32_t)(sizeof *record + record->depth * sizeof record->pcs[0]));
 	atomic_store_explicit(&t->news, atomic_load_explicit(&t->news, memory_order_relaxed) + 1,
 			      memory_order_release); /* after the commit: the agent's cue */
+	end_ns = clock_ns();
 	atomic_store_explicit(&t->handler_ns,
 			      atomic_load_explicit(&t->handler_ns, memory_order_relaxed) +
-				      clock_ns() - start,
+				      (end_ns > start ? end_ns - start : 0),
 			      memory_order_relaxed);
 	errno = saved;
 }
