@@ -274,6 +274,12 @@ extern __thread struct thread_local_state tls;
 extern struct shared *shared; /* NULL until the agent has started */
 
 /** Whether @t is still followed. Asked before a system call of ours in the middle of the host's: the agent may have retired. */
+/** Whether the agent has retired in this process: it makes no system call any more. Context: hook. */
+static inline bool agent_off(void)
+{
+	return atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_DISABLED;
+}
+
 static inline bool thread_live(const struct thread *t)
 {
 	return atomic_load_explicit(&t->life, memory_order_relaxed) == THREAD_LIVE;

@@ -46,6 +46,7 @@ enum {
 };
 
 #define MODULES_NS_MAX 30000000000u
+#define ASTRAY_NS      60000000000u /* nothing is planned so far ahead */
 
 static struct config config; /* constant after boot, but for a fork's child */
 static char remarks[1024];   /* told when there is a collector to tell */
@@ -516,6 +517,8 @@ static void run(struct life *l)
 
 		clock_renew();
 		now = clock_ns();
+		if (next_look > now + ASTRAY_NS) /* the clock was far ahead */
+			next_look = next_window = now;
 		drain(l, now >= next_look ? now : 0);
 		if (now >= next_look)
 			next_look =

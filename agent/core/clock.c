@@ -15,6 +15,7 @@ enum {
 	READINGS = 5,        /* the quickest of them counts: nothing came between its clocks */
 	FIRST_NS = 10000000, /* 50 ns of doubt in 10 ms: 5 ppm, less than a clock is off */
 	RENEW_NS = 1000000000,
+	ASTRAY_NS = 50000,
 	SMOOTH_NS = 200000, /* more is a step of the clock, not its drift */
 	ASK_AGAIN = 64,     /* renewals */
 };
@@ -104,6 +105,7 @@ void clock_renew(void)
 	uint64_t slope = atomic_load_explicit(&clock_line.slope, memory_order_relaxed), pace;
 	static unsigned renewals;
 	struct point now;
+	uint64_t before;
 	int64_t ahead;
 
 	if (asked && !good)
@@ -113,7 +115,15 @@ void clock_renew(void)
 		good = counter_is_good();
 		return;
 	}
-	if (clock_read(CLOCK_MONOTONIC) - last.ns < (slope ? RENEW_NS : FIRST_NS))
+	before = clock_read(CLOCK_MONOTONIC);
+	if (slope) {
+		uint64_t said = clock_ns(), after = clock_read(CLOCK_MONOTONIC);
+
+		/* the clock is being slewed, or the machine slept: the time is the kernel's until there is a new line */
+		if (said + ASTRAY_NS < before || said > after + ASTRAY_NS)
+			withdraw();
+	}
+	if (before - last.ns < (slope ? RENEW_NS : FIRST_NS))
 		return;
 	if (++renewals % ASK_AGAIN == 0 && !(good = counter_is_good())) {
 		withdraw();

@@ -256,8 +256,11 @@ static void unstamp(int fd)
 
 void conn_accepted(int fd, bool stamped)
 {
-	struct conn *c = conn_new(fd, CONN_UNKNOWN);
+	struct conn *c;
 
+	if (agent_off()) /* while this thread waited for the connection */
+		return;
+	c = conn_new(fd, CONN_UNKNOWN);
 	children_serve();
 	if (c)
 		c->stamps = stamped || conn_stamp(fd);

@@ -540,7 +540,8 @@ EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 	static const struct msghdr nothing;
 	const struct msghdr *m = readable(msg) ? msg : &nothing;
 
-	GIVING_OUT(fd, m->msg_iov, m->msg_iovlen, 0, REAL(sendmsg)(fd, msg, flags));
+	GIVING_OUT(fd, n >= 0 ? m->msg_iov : NULL, n >= 0 ? m->msg_iovlen : 0, 0,
+		   REAL(sendmsg)(fd, msg, flags));
 }
 
 EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags)

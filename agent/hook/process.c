@@ -91,7 +91,9 @@ EXPORT pid_t fork(void)
 	if (pid != 0)
 		borrow_fork_end();
 
-	if (pid == 0 && shared && !tls.outside) {
+	/* unless a call of someone's atfork handler has begun its life already */
+	if (pid == 0 && shared && !tls.outside &&
+	    atomic_load_explicit(&shared->life, memory_order_acquire) == AGENT_OFF) {
 		int saved = errno;
 
 		tls.self = NULL;

@@ -42,9 +42,10 @@ enum {
 	WAIT_CPU_LEARN = 4
 };
 
-/* Tries before a thread goes without a lock that another one holds for some 100 ns. */
+/* Tries before a thread goes without a lock that another one holds for some 100 ns; a request's end comes only once. */
 enum {
-	LOCK_SPINS = 200
+	LOCK_SPINS = 200,
+	LOCK_SPINS_LAST = 5000
 };
 
 static struct request *slot_of(request_id id)
@@ -64,9 +65,9 @@ struct request *request_get(request_id id)
 	return atomic_load_explicit(&r->life, memory_order_acquire) == REQUEST_ACTIVE ? r : NULL;
 }
 
-static bool lock(struct request *r)
+static bool lock(struct request *r, unsigned spins)
 {
-	for (unsigned i = 0; i < LOCK_SPINS; i++) {
+	for (unsigned i = 0; i < spins; i++) {
 		if (owned_try(&r->lock))
 			return true;
 		ARCH_PAUSE();
@@ -80,17 +81,22 @@ static void unlock(struct request *r)
 	owned_unlock(&r->lock, memory_order_release);
 }
 
-/* Locked and still the one called @id, or NULL. */
-static struct request *lock_get(request_id id)
+static struct request *lock_get_within(request_id id, unsigned spins)
 {
 	struct request *r = request_get(id);
 
-	if (!r || !lock(r))
+	if (!r || !lock(r, spins))
 		return NULL;
 	if (request_get(id) == r)
 		return r;
 	unlock(r);
 	return NULL;
+}
+
+/* Locked and still the one called @id, or NULL. */
+static struct request *lock_get(request_id id)
+{
+	return lock_get_within(id, LOCK_SPINS);
 }
 
 static uint64_t take(uint64_t *from, uint64_t ns)
@@ -101,8 +107,23 @@ static uint64_t take(uint64_t *from, uint64_t ns)
 	return taken;
 }
 
-/* Charge the slice of @t, which ends at @now_ns, to @r. Under lock. */
-static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_t cpu_now_ns)
+/* What the kernel says of the run queue about a slice with much time unaccounted for; asked before a lock is held. */
+static bool ask_runq(struct thread *t, uint64_t now_ns, uint64_t cpu_now_ns, uint64_t *runq_ns)
+{
+	const struct slice *s = &t->slice;
+	uint64_t known = s->wait_ns[0] + s->wait_ns[1] + s->wait_ns[2] + s->runq_ns +
+			 (cpu_now_ns > s->cpu_ns ? cpu_now_ns - s->cpu_ns : 0);
+
+	return s->cpu_ns && now_ns > s->start_ns + known + RUNQ_MIN_NS &&
+	       runq_read(t, now_ns, runq_ns);
+}
+
+/*
+ * Charge the slice of @t, which ends at @now_ns, to @r. @runq_ns: the thread's run-queue delay so far, NULL when it was not
+ * asked for. Under lock.
+ */
+static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_t cpu_now_ns,
+		   const uint64_t *runq_ns)
 {
 	struct slice *s = &t->slice;
 	uint64_t from = s->start_ns > r->accounted_ns ? s->start_ns : r->accounted_ns;
@@ -128,8 +149,8 @@ static void charge(struct thread *t, struct request *r, uint64_t now_ns, uint64_
 	rest = wall - cpu - io - lck - sleep - runq;
 	delay = rest;
 	/* Without a reading before the slice, all that the thread has met in its life is the bound. */
-	if (rest > RUNQ_MIN_NS && runq_read(t, now_ns, &delay)) {
-		delay -= s->sched_ns + s->runq_ns;
+	if (runq_ns) {
+		delay = *runq_ns - s->sched_ns - s->runq_ns;
 		if ((int64_t)delay < 0)
 			delay = 0;
 		if (delay > rest)
@@ -174,6 +195,9 @@ static uint64_t cpu_at(struct thread *t, uint64_t until_ns, bool idle)
 	t->cpu_waits += waits;
 	if (likely(s->cpu_ns && !s->ask && believed - t->cpu_read_ns < t->cpu_trust_ns))
 		return believed;
+	if (unlikely(
+		    agent_off())) /* while this thread was in a call: no system call of ours may follow */
+		return believed;
 	real = clock_cpu_ns();
 	if (s->cpu_ns && !s->ask && t->cpu_waits)
 		learn_wait(t, (int64_t)(real - believed));
@@ -205,6 +229,8 @@ static void wake_agent(void)
 {
 	int saved = errno;
 
+	if (agent_off())
+		return;
 	atomic_fetch_add_explicit(&shared->wake, 1, memory_order_release);
 	syscall(SYS_futex, &shared->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 	errno = saved;
@@ -361,16 +387,18 @@ void request_resume(struct thread *t, request_id id, uint64_t now_ns, enum resum
 request_id request_park(struct thread *t, uint64_t now_ns)
 {
 	request_id id = t->slice.owner;
-	uint64_t cpu;
+	uint64_t cpu, runq;
 	struct request *r;
+	bool asked;
 
 	if (!id)
 		return 0;
 	cpu = cpu_at(t, now_ns, false);
+	asked = ask_runq(t, now_ns, cpu, &runq);
 	r = lock_get(id);
 	if (r) {
 		if (was_on(r, t)) { /* else another thread has it by now */
-			charge(t, r, now_ns, cpu);
+			charge(t, r, now_ns, cpu, asked ? &runq : NULL);
 			r->parked = true;
 			if (!r->was_parked)
 				memset(r->event_wait_ns, 0, sizeof r->event_wait_ns);
@@ -420,9 +448,12 @@ void request_clear(struct request *r)
 /* A slot that was just used is warm: the thread keeps one for its next request. */
 static void give_back(struct thread *t, uint32_t index)
 {
-	uint32_t none = 0;
+	uint32_t none = 0,
+		 threads = atomic_load_explicit(&shared->threads.fresh, memory_order_relaxed);
 
-	if (!atomic_compare_exchange_strong_explicit(&t->spare, &none, index, memory_order_relaxed,
+	/* not so many that they are missed by those who begin requests and never end one */
+	if (threads > shared->requests.cap / 4 ||
+	    !atomic_compare_exchange_strong_explicit(&t->spare, &none, index, memory_order_relaxed,
 						     memory_order_relaxed))
 		pool_give(&shared->requests, index);
 }
@@ -451,14 +482,13 @@ static bool tell(struct thread *t, const struct request *r, request_id id)
 		return false;
 	t->telling = true;
 	atomic_signal_fence(memory_order_seq_cst);
+	before = atomic_load_explicit(&ring->head, memory_order_relaxed) -
+		 atomic_load_explicit(&ring->tail, memory_order_relaxed);
 	to = ring_reserve(ring, ENDED_BYTES_MAX);
 	if (to) {
-		uint32_t len = ended_write(to, r, id);
-
-		before = atomic_load_explicit(&ring->head, memory_order_relaxed) -
-			 atomic_load_explicit(&ring->tail, memory_order_relaxed);
-		used = before + len;
-		ring_commit(ring, len);
+		ring_commit(ring, ended_write(to, r, id));
+		used = atomic_load_explicit(&ring->head, memory_order_relaxed) -
+		       atomic_load_explicit(&ring->tail, memory_order_relaxed);
 		if (unlikely(before < ring->size / 4 * 3 && used >= ring->size / 4 * 3))
 			wake_agent();
 	}
@@ -470,16 +500,18 @@ static bool tell(struct thread *t, const struct request *r, request_id id)
 void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t status, bool failed)
 {
 	struct request *r;
-	uint64_t cpu = 0;
-	bool owned, told;
+	uint64_t cpu = 0, runq;
+	bool owned, told, asked = false;
 
 	request_resume(t, id, now_ns, RESUME_TIMER);
 	owned = t->slice.owner == id;
-	if (owned)
+	if (owned) {
 		cpu = cpu_at(t, now_ns, false);
-	r = lock_get(id);
+		asked = ask_runq(t, now_ns, cpu, &runq);
+	}
+	r = lock_get_within(id, LOCK_SPINS_LAST);
 	if (r && owned && was_on(r, t))
-		charge(t, r, now_ns, cpu);
+		charge(t, r, now_ns, cpu, asked ? &runq : NULL);
 	if (owned)
 		slice_reset(t, 0, now_ns, cpu);
 	if (!r)
@@ -506,7 +538,7 @@ void request_end(struct thread *t, request_id id, uint64_t now_ns, uint32_t stat
 
 void request_cancel(struct thread *t, request_id id, uint64_t now_ns)
 {
-	struct request *r = lock_get(id);
+	struct request *r = lock_get_within(id, LOCK_SPINS_LAST);
 
 	if (!r)
 		return;

@@ -110,7 +110,7 @@ uint64_t runq_within(struct thread *t, const struct runq *r, enum runq_wait kind
 	if (waited_ns < RUNQ_MIN_NS)
 		return 0;
 	share = share_of(kind, waited_ns);
-	if (r->known && read_schedstat(t, now_ns, &after)) {
+	if (r->known && thread_live(t) && read_schedstat(t, now_ns, &after)) {
 		delay = after - r->before_ns;
 		if (delay > waited_ns)
 			delay = waited_ns;
