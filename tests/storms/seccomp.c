@@ -9,9 +9,12 @@
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <stddef.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
+#include "include/sonde.h"
 #include "tests/storms/storm.h"
 
 enum {
@@ -23,6 +26,7 @@ static struct tally by[HOWS] = { TALLY("a filter by prctl kills nobody"),
 				 TALLY("a filter by syscall kills nobody"),
 				 TALLY("a filter for all threads kills nobody"),
 				 TALLY("a child of one that is locked in lives") },
+		    waiting = TALLY("threads that wait when the filter comes wake up"),
 		    strict = TALLY("strict mode kills nobody"),
 		    asked = TALLY("asking for filters is no filter");
 
@@ -159,6 +163,78 @@ static void locked_in(int how, const struct ends *e)
 	exit(good ? RIGHT : 3);
 }
 
+/* ---- Who waits in a call when the filter comes makes none of our system calls on the way back ---- */
+
+static const struct timespec while_ns = { .tv_nsec = 30000000 };
+
+static void *naps(void *unused)
+{
+	sonde_request r = sonde_begin("JOB nap");
+
+	nanosleep(&while_ns, NULL);
+	sonde_end(r, 0);
+	return unused;
+}
+
+static void *waits_for_events(void *epoll)
+{
+	struct epoll_event event;
+
+	sonde_end(sonde_begin("JOB brief"), 0);
+	storm_burn(3000); /* longer than its CPU clock is believed */
+	epoll_wait(*(int *)epoll, &event, 1, 30);
+	return NULL;
+}
+
+static void *accepts(void *listener)
+{
+	return (void *)(intptr_t)accept(*(int *)listener, NULL, NULL);
+}
+
+/* For every thread: kills for what the agent would ask in wrapped calls. Ends with RIGHT, or is killed. */
+static void filtered_while_waiting(void)
+{
+	static const int denied[] = { SYS_openat,     SYS_clock_gettime, SYS_getsockopt,
+				      SYS_setsockopt, SYS_fcntl,         SYS_getpid };
+	enum {
+		COUNT = sizeof denied / sizeof *denied
+	};
+	struct sock_filter program[COUNT + 3];
+	struct sock_fprog fprog = { .len = COUNT + 3, .filter = program };
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int listener, client, epoll;
+	pthread_t thread[3];
+	void *accepted;
+
+	/* an abstract name of this process's own */
+	snprintf(a.sun_path + 1, sizeof a.sun_path - 1, "sonde-storm-%d", (int)getpid());
+	MUST(listener = socket(AF_UNIX, SOCK_STREAM, 0));
+	MUST(bind(listener, (struct sockaddr *)&a, sizeof a));
+	MUST(listen(listener, 1));
+	MUST(client = socket(AF_UNIX, SOCK_STREAM, 0));
+	MUST(epoll = epoll_create1(0));
+	program[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+						  offsetof(struct seccomp_data, nr));
+	for (unsigned i = 0; i < COUNT; i++)
+		program[1 + i] =
+			(struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)denied[i],
+						     (unsigned char)(COUNT - i), 0);
+	program[COUNT + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	program[COUNT + 2] =
+		(struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	MUST_0(pthread_create(&thread[0], NULL, naps, NULL));
+	MUST_0(pthread_create(&thread[1], NULL, waits_for_events, &epoll));
+	MUST_0(pthread_create(&thread[2], NULL, accepts, &listener));
+	storm_burn(8000);
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	MUST((int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &fprog));
+	MUST(connect(client, (struct sockaddr *)&a, sizeof a));
+	pthread_join(thread[0], NULL);
+	pthread_join(thread[1], NULL);
+	pthread_join(thread[2], &accepted);
+	exit((intptr_t)accepted >= 0 ? RIGHT : 3);
+}
+
 static void ended(struct tally *t, pid_t pid)
 {
 	int status = 0;
@@ -192,6 +268,7 @@ int main(int argc, char **argv)
 	storm_begin(argc, argv);
 	for (int how = 0; how < HOWS; how++)
 		tally_list(&by[how]);
+	tally_list(&waiting);
 	tally_list(&strict);
 	tally_list(&asked);
 	MUST_0(pthread_create(&burner, NULL, storm_burner, NULL));
@@ -207,6 +284,10 @@ int main(int argc, char **argv)
 			}
 			ended(&by[how], pid);
 		}
+		MUST(pid = fork());
+		if (pid == 0)
+			filtered_while_waiting();
+		ended(&waiting, pid);
 		MUST(pid = fork());
 		if (pid == 0)
 			strictly();
