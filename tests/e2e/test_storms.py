@@ -45,7 +45,9 @@ def outcome(program, seconds, environment):
         os.killpg(process.pid, signal.SIGKILL)  # our own session: the storm and its children
         out, err = process.communicate()
         raise AssertionError(f"it hangs; so far:\n{out.decode()}{err.decode()}") from None
-    left = left_behind(process.pid)
+    until = time.monotonic() + 5  # one that is ending may not be a zombie yet
+    while (left := left_behind(process.pid)) and time.monotonic() < until:
+        time.sleep(0.05)
     assert not left, f"processes left: {left}"
     lines = err.decode(errors="replace").splitlines()
     return (process.returncode, out.decode(errors="replace"), [line for line in lines if not line.startswith("# ")],
