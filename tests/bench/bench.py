@@ -59,7 +59,7 @@ def main():
         good &= section("Unwinding: one captured stack in the signal handler", [f"{BUILD}/tests/bench/unwind"])
     if "calls" in what:
         good &= section("Calls that do not block, and a request in parts", ["tests/bench/calls.py", "--parts", "--runs", str(runs)],
-                        [f"{BUILD}/tests/bench/http"])
+                        [f"{BUILD}/tests/bench/ledger"], [f"{BUILD}/tests/bench/stamps"], [f"{BUILD}/tests/bench/http"])
     if "thread" in what:
         good &= section("The agent's own thread, per ended request", [f"{BUILD}/tests/bench/aggregate"])
     if "footprint" in what:
