@@ -41,7 +41,7 @@ enum {
 	BEGIN_NS = 100000000,
 	DRAIN_BUSY = 256,     /* requests per drain that call for the next one soon */
 	BUSY_NS = 1000000000, /* so long after a request it looks on as if there were one */
-	IDLE_NS = 100000000,  /* nap without a request in progress; 256 ended ones end it */
+	IDLE_NS = 100000000,  /* nap without a request in progress; a ring that runs full ends it */
 	DRAIN_BUSY_NS = 2000000,
 };
 
